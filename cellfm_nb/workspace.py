@@ -1,0 +1,418 @@
+"""The folder a run lives in: artifacts written whole or not at all, each with its provenance, none made twice."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from cellfm_nb import __version__, profiles
+from cellfm_nb.errors import InputError
+from cellfm_nb.progress import clock
+
+# Which notebook makes what: the longest matching prefix wins.
+MAKERS = {
+    "movie.ome.zarr": "01_meet_the_movie", "stack.ome.zarr": "01_meet_the_movie", "truth": "01_meet_the_movie",
+    "curate": "02_curate_movies", "pretrain": "03_pretrain_encoder", "repair": "05_repair_defects",
+    "stream": "06_stream_whole_volume", "movie.ome.zarr/labels": "07_segment_instances",
+    "segment": "07_segment_instances", "track": "08_track_and_find_events", "figures": "10_figures_and_report",
+    "report.html": "10_figures_and_report",
+}  # fmt: skip
+HASH_LIMIT_BYTES = 2 * 2**30  # above this an artifact is known by what it was made from, not by its content
+PACKAGES = ("numpy", "scipy", "torch", "zarr", "tifffile", "scikit-image", "scikit-learn", "trackpy", "pandas")
+
+
+class Workspace:
+    """Open a run: its artifacts, their provenance, its profile, seed and device.
+
+    Use `Workspace.open`. Names of artifacts are paths inside the folder ("curate/quality.csv").
+    """
+
+    def __init__(self, folder: Path, label: str, profile: str, seed: int, device: str) -> None:
+        self.folder, self.label, self.profile, self.seed, self._device = folder, label, profile, seed, device
+        self.notebook = current_notebook()
+
+    @classmethod
+    def open(cls, folder: str | Path = "runs/demo", profile: str = "tiny", seed: int = 0,
+             device: str = "auto") -> Workspace:
+        """Open or create the folder of a run.
+
+        Parameters: folder, relative to where `cellfm` was started (or to the project, from a notebook); profile
+        "tiny" | "workshop" | "full"; seed, the run's one seed; device "auto" | "cpu" | "cuda".
+        Raises InputError: unknown profile or device, a folder that can't be written.
+        """
+        profiles.check(profile)
+        if device not in ("auto", "cpu", "cuda"):
+            raise InputError("Unknown device.", got=repr(device), expected="auto, cpu or cuda", do="Choose one of them.")
+        path = resolve(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with open(path / ".writable", "w"):
+                pass
+            (path / ".writable").unlink()
+        except OSError as error:
+            raise InputError("The workspace can't be written.", where=folder, got=error.strerror,
+                             expected="a folder you may write to", do="Choose another with --workspace.") from None
+        ws = cls(path, str(folder), profile, int(seed), device)
+        with ws._edit() as record:
+            record.update(format=1, profile=profile, seed=int(seed), device=device, versions=versions())
+        return ws
+
+    # where things are
+
+    def path(self, name: str) -> Path:
+        """Return the place of an artifact, there or not."""
+        return self.folder / name
+
+    def has(self, name: str) -> bool:
+        """Say whether an artifact is there, whole."""
+        return self.path(name).exists()
+
+    def read(self, name: str) -> Path:
+        """Return the place of an artifact and note that this notebook reads it.
+
+        Raises InputError naming the notebook that makes it, when it is not there.
+        """
+        if not self.has(name):
+            maker = next((MAKERS[k] for k in sorted(MAKERS, key=len, reverse=True)
+                          if name == k or name.startswith(k + "/")), None)
+            raise InputError(f"This run has no {name} yet.", where=self.label, got="nothing there",
+                             expected=f"{name}, written by notebook {maker or 'an earlier notebook'}",
+                             do=f"Run notebook {maker} first." if maker else "Run the earlier notebooks first.")
+        self._note("reads", name)
+        return self.path(name)
+
+    # making things
+
+    def make(self, names: str | Sequence[str], function: Callable[..., object], *args: Any, resume: bool = False,
+             **kwargs: Any) -> Path | list[Path]:
+        """Make artifacts by calling function(path, ..., *args, **kwargs), unless they are there, made from the same.
+
+        Parameters: names, one artifact or several; function, a module-level writer whose first arguments are the
+        temporary paths to write; args and kwargs, plain values, dataclasses, arrays, and paths: a path inside the
+        run counts as that artifact, a path elsewhere by its content. resume: leave a killed attempt's partial files
+        (same code, inputs and parameters) for the writer to go on from.
+        Returns: the final path, or the list of them. The key of an artifact is the digest of the writer's code,
+        parameters and inputs; equal key and untouched files mean the work is skipped.
+        """
+        single = isinstance(names, str)
+        names = [names] if single else list(names)
+        start = time.monotonic()
+        params = {"args": [self._describe(a) for a in args],
+                  "kwargs": {k: self._describe(v) for k, v in sorted(kwargs.items())}}
+        key = digest({"function": f"{function.__module__}.{function.__qualname__}",
+                      "code": code_digest(function.__module__), "params": params})
+        paths = [self.path(name) for name in names]
+        if all(self._fresh(name, key) for name in names):
+            print(f"{', '.join(names)}: unchanged, skipped in {clock(time.monotonic() - start)}")
+        else:
+            partial = [self._partial(path, key, keep=resume) for path in paths]
+            try:
+                function(*partial, *args, **kwargs)
+                for temporary, path in zip(partial, paths, strict=True):
+                    replace(temporary, path)
+            except BaseException:
+                if not resume:
+                    for temporary in partial:
+                        remove(temporary)
+                raise
+            seconds = time.monotonic() - start
+            for name, path in zip(names, paths, strict=True):
+                size, stat = signature(path)
+                entry = {"by": self.notebook, "when": now(), "seconds": round(seconds, 3), "key": key, "bytes": size,
+                         "stat": stat, "sha256": content_digest(path) if size <= HASH_LIMIT_BYTES else None,
+                         "function": f"{function.__module__}.{function.__qualname__}", "params": params,
+                         "profile": self.profile, "seed": self.seed, "device": self._device}
+                with self._edit() as record:
+                    record.setdefault("artifacts", {})[name] = entry
+            print(f"{', '.join(names)}: written in {clock(seconds)}")
+        for name in names:
+            self._note("writes", name)
+        return paths[0] if single else paths
+
+    def identity(self, name: str) -> str:
+        """Return the content digest of an artifact (its key where it is too large to hash)."""
+        entry = self.artifacts.get(name)
+        path = self.path(name)
+        size, stat = signature(path)
+        if entry and entry["stat"] == stat:
+            return entry["sha256"] or entry["key"]
+        return content_digest(path) if size <= HASH_LIMIT_BYTES else f"stat:{stat}"
+
+    @property
+    def artifacts(self) -> dict[str, dict[str, Any]]:
+        """What was written, when, by which notebook, from what."""
+        return self._load().get("artifacts", {})
+
+    def _fresh(self, name: str, key: str) -> bool:
+        entry = self.artifacts.get(name)
+        return bool(entry) and entry["key"] == key and self.has(name) and signature(self.path(name))[1] == entry["stat"]
+
+    def _partial(self, path: Path, key: str, keep: bool) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine = path.parent / f".partial-{key[:12]}-{path.name}"
+        for old in path.parent.glob(f".partial-*-{path.name}"):
+            if old != mine or not keep:
+                remove(old)
+        return mine
+
+    def _describe(self, value: Any) -> Any:
+        """Turn an argument into JSON that changes when it changes."""
+        if isinstance(value, Path):
+            if value.resolve().is_relative_to(self.folder.resolve()):
+                name = value.resolve().relative_to(self.folder.resolve()).as_posix()
+                return {"artifact": name, "id": self.identity(name) if value.exists() else None}
+            return {"file": value.name, "id": content_digest(value) if value.exists() else None}
+        if hasattr(value, "fingerprint"):
+            return {"fingerprint": value.fingerprint}
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {type(value).__name__: {f.name: self._describe(getattr(value, f.name))
+                                           for f in dataclasses.fields(value)}}
+        if hasattr(value, "__array__") and hasattr(value, "shape") and value.shape != ():
+            import numpy as np
+
+            array = np.ascontiguousarray(value)
+            return {"array": [list(array.shape), str(array.dtype)], "id": hashlib.sha256(array.tobytes()).hexdigest()}
+        if hasattr(value, "to_csv"):
+            return {"table": list(map(str, value.columns)),
+                    "id": hashlib.sha256(value.to_csv(index=False).encode()).hexdigest()}
+        if callable(value):
+            return {"function": f"{value.__module__}.{value.__qualname__}", "code": code_digest(value.__module__)}
+        if isinstance(value, dict):
+            return {str(k): self._describe(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._describe(v) for v in value]
+        if hasattr(value, "item"):
+            return value.item()
+        return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+    # what a run is told and tells
+
+    @property
+    def device(self) -> str:
+        """The device to compute on: "cuda" or "cpu".
+
+        Raises InputError when "cuda" was asked for and there is none.
+        """
+        import torch
+
+        if self._device == "cuda" and not torch.cuda.is_available():
+            raise InputError("No CUDA device here.", got="--device cuda", expected="a GPU that torch can use",
+                             do="Use --device auto or cpu; `cellfm doctor` says what torch sees.")
+        return "cuda" if self._device != "cpu" and torch.cuda.is_available() else "cpu"
+
+    def settings(self, stage: str, **overrides: Any) -> Any:
+        """Return the sizes of a stage in this run's profile, with the overrides that are not None."""
+        return profiles.settings(self.profile, stage, **overrides)
+
+    def record(self, stage: str, **numbers: Any) -> None:
+        """Write metrics of a stage into summary.json, {stage: {metric: number}}."""
+        with self._lock():
+            summary = self.summary
+            summary.setdefault(stage, {}).update({k: plain(v) for k, v in numbers.items()})
+            write_json(self.path("summary.json"), summary)
+        if self.notebook:
+            with self._edit() as record:
+                record.setdefault("notebooks", {}).setdefault(self.notebook, {})["stage"] = stage
+
+    @property
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """The metrics recorded so far."""
+        path = self.path("summary.json")
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def claim_movie(self, movie: str | Path | None) -> None:
+        """Bind this run to one movie (None: the default one).
+
+        Raises InputError when the folder already holds a run on another movie.
+        """
+        mine = {"name": "default", "id": "default"} if movie is None else \
+            {"name": Path(movie).name, "id": signature(resolve(movie))[1]}
+        theirs = self._load().get("movie")
+        if theirs and theirs != mine:
+            raise InputError("This workspace belongs to another movie.", where=self.label, got=mine["name"],
+                             expected=theirs["name"], do="Give this movie a folder of its own with --workspace.")
+        with self._edit() as record:
+            record["movie"] = mine
+
+    # the record itself
+
+    def _load(self) -> dict[str, Any]:
+        path = self.path("workspace.json")
+        try:
+            return json.loads(path.read_text()) if path.exists() else {}
+        except json.JSONDecodeError as error:
+            raise InputError("The record of this run is damaged.", where=f"{self.label}/workspace.json", got=str(error),
+                             expected="JSON", do="Delete that file; artifacts will be made again.") from None
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path(".lock"), timeout=60)
+
+    @contextlib.contextmanager
+    def _edit(self) -> Iterator[dict[str, Any]]:
+        with self._lock():
+            record = self._load()
+            yield record
+            write_json(self.path("workspace.json"), record)
+
+    def _note(self, kind: str, name: str) -> None:
+        if self.notebook:
+            with self._edit() as record:
+                entry = record.setdefault("notebooks", {}).setdefault(self.notebook, {})
+                entry[kind] = sorted({*entry.get(kind, []), name})
+
+    def __repr__(self) -> str:
+        n = len(self.artifacts)
+        return f"Workspace {self.label}: profile {self.profile}, seed {self.seed}, device {self._device}, {n} artifacts"
+
+
+# paths and files
+
+
+def current_notebook() -> str:
+    """Return the name of the notebook this process runs ("" outside one)."""
+    return os.environ.get("CELLFM_NOTEBOOK") or Path(os.environ.get("JPY_SESSION_NAME", "")).stem
+
+
+def resolve(path: str | Path) -> Path:
+    """Resolve a path a person gave: against CELLFM_HOME (where the command was started), or the project's root."""
+    path = Path(path).expanduser()
+    home = os.environ.get("CELLFM_HOME")
+    if not home:
+        here = Path.cwd()
+        home = here.parent if here.name == "notebooks" and (here.parent / "pyproject.toml").exists() else here
+    return path if path.is_absolute() else Path(home) / path
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder, there or not."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def replace(new: Path, final: Path) -> None:
+    """Put a finished file or folder at its final name in one step."""
+    if final.is_dir():
+        old = final.with_name(f".old-{final.name}")
+        remove(old)
+        os.replace(final, old)
+        os.replace(new, final)
+        remove(old)
+    else:
+        os.replace(new, final)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    # labels/ inside a movie are artifacts of a later notebook: they do not change the movie
+    return sorted(p for p in path.rglob("*") if p.is_file() and "labels" not in p.relative_to(path).parts[:-1]
+                  or p.is_file() and not path.name.endswith(".ome.zarr"))
+
+
+def signature(path: Path) -> tuple[int, str]:
+    """Return the size in bytes and a cheap fingerprint (names, sizes, times) of a file or folder."""
+    size, state = 0, hashlib.sha256()
+    for file in _files(path):
+        stat = file.stat()
+        size += stat.st_size
+        state.update(f"{file.relative_to(path)}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    return size, state.hexdigest()[:32]
+
+
+def content_digest(path: Path) -> str:
+    """Return the sha256 of a file, or of a folder's sorted names and contents."""
+    state = hashlib.sha256()
+    for file in _files(path):
+        if path.is_dir():
+            state.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                state.update(block)
+    return state.hexdigest()
+
+
+# digests of code and values
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def code_digest(module: str) -> str:
+    """Return a digest of a module's source and of the cellfm_nb modules it imports, however deep."""
+    todo, seen = [module], {}
+    while todo:
+        name = todo.pop()
+        spec = importlib.util.find_spec(name) if name not in seen else None
+        if spec is None or not spec.origin or not name.startswith("cellfm_nb"):
+            continue
+        source = Path(spec.origin).read_text()
+        # the record-keeping itself is no input of the science
+        seen[name] = "" if name in ("cellfm_nb.workspace", "cellfm_nb.profiles", "cellfm_nb.progress") else source
+        for base, imported in re.findall(r"^\s*from (cellfm_nb[\w.]*) import ([\w, ()\n]+?)$", source, re.M):
+            todo += [base, *(f"{base}.{word}" for word in re.findall(r"\w+", imported))] if _has_submodules(base) \
+                else [base]
+        todo += re.findall(r"^\s*import (cellfm_nb[\w.]+)", source, re.M)
+    return digest(seen)
+
+
+def _has_submodules(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+def plain(value: Any) -> Any:
+    """Turn a number of any library into one JSON can hold (NaN and infinity become null)."""
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def now() -> str:
+    """Return the time, UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = [("cellfm_nb", __version__), ("python", platform.python_version())]
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append((package, importlib.metadata.version(package)))
+    return tuple(found)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this package, Python and the libraries that decide results."""
+    return dict(_versions())
