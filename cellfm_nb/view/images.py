@@ -1,0 +1,249 @@
+"""Pictures of volumes: projections, slices, colours, tracks, always in physical proportions with a scale bar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+
+from .style import (
+    BRIGHT,
+    ORANGE,
+    STYLE,
+    WIDTH_IN,
+    Picture,
+    contrast,
+    label_colours,
+    nice_length,
+    picture,
+    say,
+    scale_bar,
+    stated,
+)
+
+Spacing = Sequence[float]
+VIEWS = {"xy": (1, 2), "zy": (1, 0), "xz": (0, 2)}  # panel -> (axis drawn downwards, axis drawn to the right)
+
+
+@rc_context(STYLE)
+def ortho(volume, spacing_um: Spacing, title: str = "", points=None, labels=None) -> Picture:
+    """Show maximum projections along z, x and y side by side in physical proportions.
+
+    volume: (z, y, x) array, any real dtype. spacing_um: (z, y, x) in um.
+    points: (n, 3) array of voxel positions z, y, x, or a table with columns z, y, x; drawn as circles.
+    labels: (z, y, x) unsigned integers; drawn as outlines of their maximum projection.
+    """
+    volume = as_volume(volume)
+    if volume.size == 0:
+        return nothing(title, "The volume is empty: nothing to show.")
+    fig, panels = three_views(volume.shape, spacing_um)
+    low, high = contrast(volume)
+    for name, (down, right) in VIEWS.items():
+        draw(panels[name], project(volume, down, right), pick(spacing_um, down, right), low, high)
+        if labels is not None and np.size(labels):
+            outline = edges(project(as_volume(labels), down, right))
+            draw(panels[name], outline, pick(spacing_um, down, right))
+        if points is not None and len(points):
+            at = positions(points) * np.asarray(spacing_um)  # (n, 3) um
+            style = dict(s=36, facecolors="none", edgecolors=ORANGE, linewidths=1.0)
+            panels[name].scatter(at[:, right], at[:, down], **style)
+    scale_bar(panels["xy"])
+    caption(fig, title, f"maximum projections, {stated(low, high)}")
+    return fig
+
+
+@rc_context(STYLE)
+def slices(volumes: dict[str, np.ndarray], spacing_um: Spacing, z: int | None = None) -> Picture:
+    """Show the same plane of several volumes side by side, each with its own contrast, stated beneath it.
+
+    volumes: name -> (z, y, x) or (y, x); uint32 and bool are labels and get colours. z: plane (default: the middle).
+    """
+    volumes = {name: np.asarray(v) for name, v in volumes.items()}
+    if not volumes or any(v.size == 0 for v in volumes.values()):
+        return nothing("", "No volume to show.")
+    planes = {name: plane(v, z) for name, v in volumes.items()}
+    fig, axes = image_grid(len(planes), min(len(planes), 4), next(iter(planes.values())).shape, spacing_um)
+    for ax, (name, image) in zip(axes, planes.items(), strict=True):
+        if image.dtype in (np.uint32, np.uint64, np.bool_):
+            ax.set_facecolor("black")
+            draw(ax, label_colours(image), spacing_um[1:])
+            ax.set_xlabel(f"{len(np.unique(image[image > 0]))} labels in this plane", fontsize=8)
+        else:
+            low, high = contrast(image)
+            draw(ax, image, spacing_um[1:], low, high)
+            ax.set_xlabel(f"black {low:.3g}, white {high:.3g}", fontsize=8)
+        ax.set_title(name)
+        ax.set(xticks=[], yticks=[])
+    scale_bar(axes[0])
+    depth = next(iter(volumes.values()))
+    where = f", plane z = {depth.shape[0] // 2 if z is None else z}" if depth.ndim == 3 else ""
+    caption(fig, "", f"percentiles 1 and 99.8 of each image{where}")
+    return fig
+
+
+@rc_context(STYLE)
+def rgb_volume(rgb, spacing_um: Spacing, background=None) -> Picture:
+    """Show three planes of a volume whose three colours are features, above the same planes of the image.
+
+    rgb: (z, y, x, 3) floats in 0..1. spacing_um: of `rgb` (its tokens), (z, y, x) in um.
+    background: (z, y, x) image of the same field at any sampling, shown in the upper row.
+    """
+    rgb = np.clip(np.nan_to_num(np.asarray(rgb, dtype=np.float32)), 0, 1)
+    if rgb.size == 0:
+        return nothing("", "The colour volume is empty: nothing to show.")
+    size_um = np.array(rgb.shape[:3]) * np.asarray(spacing_um, dtype=float)
+    rows = [rgb] if background is None else [as_volume(background), rgb]
+    fractions = sorted({(int(rgb.shape[0] * f) + 0.5) / rgb.shape[0] for f in (0.25, 0.5, 0.75)})
+    n = len(fractions)
+    fig, axes = image_grid(n * len(rows), n, rgb.shape[1:3], spacing_um)
+    for i, ax in enumerate(axes):
+        image, fraction = rows[i // n], fractions[i % n]
+        step = size_um / image.shape[:3]  # the same field, sampled by voxels or by tokens
+        shown = image[min(int(fraction * image.shape[0]), image.shape[0] - 1)]
+        draw(ax, shown, step[1:], *(contrast(image) if shown.ndim == 2 else ()))
+        if i < n:
+            ax.set_title(f"z = {fraction * size_um[0]:.2f} µm")
+        ax.set(xticks=[], yticks=[])
+    scale_bar(axes[0])
+    caption(fig, "", "red, green, blue: three feature components scaled to 0..1")
+    return fig
+
+
+@rc_context(STYLE)
+def gallery(volumes: Sequence, titles: Sequence[str] | None = None, ncols: int = 6) -> Picture:
+    """Show the maximum projection of many (z, y, x) volumes as tiles, each stretched between its own percentiles."""
+    images = [as_volume(v).max(0) for v in volumes if np.size(v)]
+    if not images:
+        return nothing("", "No volume to show.")
+    fig, axes = image_grid(len(images), ncols, images[0].shape, (1.0, 1.0, 1.0))
+    for i, (ax, image) in enumerate(zip(axes, images, strict=True)):
+        draw(ax, image, (1.0, 1.0), *contrast(image))
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(str(titles[i]) if titles is not None and i < len(titles) else "", fontsize=8)
+    return fig
+
+
+@rc_context(STYLE)
+def tracks(tracks: pd.DataFrame, spacing_um: Spacing, volume=None) -> Picture:
+    """Draw tracks as coloured lines over maximum projections (an id keeps its colour in every picture).
+
+    tracks: columns track_id, frame and z_um, y_um, x_um (or z, y, x in voxels).
+    volume: (z, y, x), or (t, z, y, x) of which the maximum over time is shown.
+    """
+    spacing = np.asarray(spacing_um, dtype=float)
+    named = {"z_um", "y_um", "x_um"} <= set(tracks.columns)
+    at = tracks[["z_um", "y_um", "x_um"]].to_numpy(float) if named else positions(tracks) * spacing
+    if volume is not None and np.size(volume):
+        volume = np.asarray(volume)
+        volume = as_volume(volume.max(0) if volume.ndim == 4 else volume)
+    elif len(at):
+        volume = np.zeros(np.maximum(np.ceil(at.max(0) / spacing).astype(int) + 2, 1), np.uint8)
+    else:
+        return nothing("", "No tracks to show.")
+    fig, panels = three_views(volume.shape, spacing)
+    low, high = contrast(volume)
+    order = tracks.assign(_row=np.arange(len(tracks))).sort_values(["track_id", "frame"])
+    paths = {int(k): at[rows["_row"].to_numpy()] for k, rows in order.groupby("track_id")}
+    colours = [BRIGHT[k % len(BRIGHT)] for k in paths]
+    for name, (down, right) in VIEWS.items():
+        draw(panels[name], project(volume, down, right), pick(spacing, down, right), low, high)
+        lines = [path[:, [right, down]] for path in paths.values()]
+        panels[name].add_collection(LineCollection(lines, colors=colours, linewidths=1.2), autolim=False)
+        starts = np.array([line[0] for line in lines]).reshape(-1, 2)
+        panels[name].scatter(starts[:, 0], starts[:, 1], s=6, c=colours or None, linewidths=0)
+    scale_bar(panels["xy"])
+    caption(fig, f"{len(paths)} tracks", "a dot marks the start of each")
+    return fig
+
+
+def as_volume(array) -> np.ndarray:
+    """Return the array as (z, y, x), with one plane when it is an image."""
+    array = np.asarray(array)
+    return array[None] if array.ndim == 2 else array
+
+
+def positions(points) -> np.ndarray:
+    """Return (n, 3) voxel positions z, y, x from an array or from a table with those columns."""
+    if isinstance(points, pd.DataFrame):
+        points = points[["z", "y", "x"]]
+    return np.asarray(points, dtype=float).reshape(-1, 3)
+
+
+def plane(volume: np.ndarray, z: int | None) -> np.ndarray:
+    if volume.ndim == 2:
+        return volume
+    return volume[volume.shape[0] // 2 if z is None else int(np.clip(z, 0, volume.shape[0] - 1))]
+
+
+def pick(values: Sequence[float], down: int, right: int) -> tuple[float, float]:
+    return float(values[down]), float(values[right])
+
+
+def project(volume: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Project the maximum along the axis that is not drawn: (down, right)."""
+    (through,) = {0, 1, 2} - {down, right}
+    image = volume.max(axis=through)
+    return image if down < right else image.T
+
+
+def edges(labels: np.ndarray) -> np.ndarray:
+    """Colour only the pixels of a label image (y, x) that touch another label: outlines as RGBA (y, x, 4)."""
+    padded = np.pad(labels, 1, mode="edge")
+    inside = np.ones(labels.shape, bool)
+    for other in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
+        inside &= other == labels
+    return label_colours(np.where(inside, 0, labels))
+
+
+def draw(ax: Axes, image: np.ndarray, step_um: Sequence[float], low: float | None = None, high: float | None = None):
+    """Draw (y, x) or (y, x, rgb) with voxel centres at index * step_um, so that positions in um fall on them."""
+    (ny, nx), (dy, dx) = image.shape[:2], step_um
+    extent = (-0.5 * dx, (nx - 0.5) * dx, (ny - 0.5) * dy, -0.5 * dy)
+    return ax.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="equal")
+
+
+def three_views(shape: Sequence[int], spacing_um: Spacing) -> tuple[Picture, dict[str, Axes]]:
+    """Lay out xy with zy on its right and xz beneath it, one scale for all three."""
+    z, y, x = np.asarray(shape, float) * np.asarray(spacing_um, float)
+    floor = 0.06 * max(x, y)  # a single plane still gets a visible strip
+    widths, heights = [x, max(z, floor)], [y, max(z, floor)]
+    width = min(WIDTH_IN, 9.0 * sum(widths) / sum(heights))
+    fig = picture(max(width, 3.0), width * sum(heights) / sum(widths) + 0.7, layout="compressed")
+    grid = fig.add_gridspec(2, 2, width_ratios=widths, height_ratios=heights)
+    panels = {"xy": fig.add_subplot(grid[0, 0]), "zy": fig.add_subplot(grid[0, 1]), "xz": fig.add_subplot(grid[1, 0])}
+    panels["xy"].set(ylabel="y (µm)", xticks=[])
+    panels["zy"].set(xlabel="z (µm)", yticks=[])
+    panels["xz"].set(ylabel="z (µm)", xlabel="x (µm)")
+    for name, horizontal in (("zy", True), ("xz", False)):  # thin panels: two ticks are enough
+        ticks = [0, nice_length(4 * z)] if z > floor else [0]
+        (panels[name].set_xticks if horizontal else panels[name].set_yticks)(ticks)
+    return fig, panels
+
+
+def image_grid(n: int, ncols: int, shape: Sequence[int], spacing_um: Spacing) -> tuple[Picture, list[Axes]]:
+    """Lay out n equal images of shape (y, x) in rows; return the picture and its axes, row by row."""
+    ncols = max(1, min(ncols, n))
+    nrows = -(-n // ncols)
+    ratio = shape[0] * spacing_um[1] / max(shape[1] * spacing_um[2], 1e-9)
+    tile = min(WIDTH_IN / ncols, 4.0)
+    fig = picture(tile * ncols, nrows * (tile * float(np.clip(ratio, 0.2, 3)) + 0.35) + 0.3, layout="compressed")
+    axes = [fig.add_subplot(nrows, ncols, i + 1) for i in range(n)]
+    return fig, axes
+
+
+def caption(fig: Picture, title: str, note: str) -> None:
+    """Put the title above a picture and how it was made beneath it."""
+    if title:
+        fig.suptitle(title, x=0.02, ha="left", fontsize=12)
+    fig.supxlabel(note, x=0.02, ha="left", fontsize=8, color="#666666")
+
+
+def nothing(title: str, text: str) -> Picture:
+    fig = picture(height_in=1.5)
+    say(fig.add_subplot(), text)
+    caption(fig, title, "")
+    return fig
