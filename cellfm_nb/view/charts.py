@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from .style import BLUE, GREY, PALETTE, STYLE, VERMILION, Picture, picture, say
+from cellfm_nb.view.style import BLUE, GREY, PALETTE, STYLE, VERMILION, Picture, picture, say
 
 MAX_POINTS = 20_000  # more points than this say nothing more and make vector files heavy
 

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from .style import (
+from cellfm_nb.view.style import (
     BRIGHT,
     ORANGE,
     STYLE,
@@ -41,7 +41,7 @@ def ortho(volume, spacing_um: Spacing, title: str = "", points=None, labels=None
     if volume.size == 0:
         return nothing(title, "The volume is empty: nothing to show.")
     fig, panels = three_views(volume.shape, spacing_um)
-    low, high = contrast(volume)
+    low, high = contrast(volume.max(0))  # of the projection: its noise floor is higher than the volume's
     for name, (down, right) in VIEWS.items():
         draw(panels[name], project(volume, down, right), pick(spacing_um, down, right), low, high)
         if labels is not None and np.size(labels):
@@ -145,7 +145,7 @@ def tracks(tracks: pd.DataFrame, spacing_um: Spacing, volume=None) -> Picture:
     else:
         return nothing("", "No tracks to show.")
     fig, panels = three_views(volume.shape, spacing)
-    low, high = contrast(volume)
+    low, high = contrast(volume.max(0))
     order = tracks.assign(_row=np.arange(len(tracks))).sort_values(["track_id", "frame"])
     paths = {int(k): at[rows["_row"].to_numpy()] for k, rows in order.groupby("track_id")}
     colours = [BRIGHT[k % len(BRIGHT)] for k in paths]
@@ -156,7 +156,7 @@ def tracks(tracks: pd.DataFrame, spacing_um: Spacing, volume=None) -> Picture:
         starts = np.array([line[0] for line in lines]).reshape(-1, 2)
         panels[name].scatter(starts[:, 0], starts[:, 1], s=6, c=colours or None, linewidths=0)
     scale_bar(panels["xy"])
-    caption(fig, f"{len(paths)} tracks", "a dot marks the start of each")
+    caption(fig, f"{len(paths)} tracks", f"a dot marks the start of each; {stated(low, high)}")
     return fig
 
 

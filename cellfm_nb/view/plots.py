@@ -1,7 +1,7 @@
 """Every static picture under one name: `from cellfm_nb.view import plots`; each function returns a matplotlib figure."""
 
-from .charts import bars, curves, histogram, scatter, timeline
-from .images import gallery, ortho, rgb_volume, slices, tracks
+from cellfm_nb.view.charts import bars, curves, histogram, scatter, timeline
+from cellfm_nb.view.images import gallery, ortho, rgb_volume, slices, tracks
 
 __all__ = [
     "bars",
