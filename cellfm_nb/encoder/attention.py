@@ -1,0 +1,62 @@
+"""Multi-head attention with one meaning on every backend, saliency included."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class QKV(nn.Linear):
+    """Map tokens to queries, keys and values of every head: one Linear D -> 3D.
+
+    Parameters: width, channels D of a token; heads, number of heads H, a divisor of D.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, 3 * width)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v, each (B, H, N, d) with d = D / H, of normalised tokens x (B, N, D)."""
+        b, n, width = x.shape
+        qkv = super().forward(x).view(b, n, 3, self.heads, width // self.heads)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # three of (B, H, N, d)
+
+
+class Attention(nn.Module):
+    """Mix tokens by scaled dot-product attention (Vaswani et al. 2017), through torch's own SDPA."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.qkv = QKV(width, heads)
+        self.proj = nn.Linear(width, width)
+
+    def context(self, x: Tensor) -> Tensor:
+        """Return what each token gathers, before the projection: (B, N, D) for normalised tokens x (B, N, D)."""
+        q, k, v = self.qkv(x)
+        return merge_heads(F.scaled_dot_product_attention(q, k, v))
+
+    @torch.no_grad()
+    def saliency(self, x: Tensor) -> Tensor:
+        """Return the softmax attention probabilities of token 0 over all tokens: (B, H, N)."""
+        q, k, _ = self.qkv(x)
+        return cls_saliency(q[:, :, 0], k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.context(x))
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """Turn (B, H, N, d) into (B, N, H d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def cls_saliency(q_cls: Tensor, k: Tensor) -> Tensor:
+    """Return softmax(q_cls . k / sqrt(d)): probabilities, in float32, that a streamer can form in the same way.
+
+    Parameters: q_cls (B, H, d), the query of the CLS token; k (B, H, N, d), the keys of all tokens.
+    Returns: (B, H, N), each row sums to 1.
+    """
+    logits = torch.einsum("bhd,bhnd->bhn", q_cls.float(), k.float())
+    return (logits / k.shape[-1] ** 0.5).softmax(dim=-1)

@@ -1,0 +1,69 @@
+"""A transformer block, split where a streamer has to come in: gather the context, then finish token by token."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cellfm_nb.encoder.attention import Attention
+
+
+class DropPath(nn.Module):
+    """Skip a residual branch for a random part of the batch (stochastic depth, Huang et al. 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0 or not self.training:
+            return x
+        if self.rate == 1:
+            return torch.zeros_like(x)
+        keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.rate
+        return x * keep / (1 - self.rate)
+
+
+class Mlp(nn.Module):
+    """Transform each token by itself: Linear, GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Apply attention and an MLP, each pre-normalised, scaled per channel and added (pre-norm ViT block).
+
+    Parameters: width, D; heads, H; mlp_ratio, hidden width over D; layer_scale, first value of the per-channel gains
+    gamma1 and gamma2 (LayerScale, Touvron et al. 2021); drop_path, probability of skipping a branch while training.
+    `block(x)` equals `block.finish(x, block.attend(x))`.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float = 1.0,
+                 drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, heads)
+        self.gamma1 = nn.Parameter(torch.full((width,), layer_scale))
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, int(mlp_ratio * width))
+        self.gamma2 = nn.Parameter(torch.full((width,), layer_scale))
+        self.drop_path = DropPath(drop_path)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Return the context (B, N, D) that tokens x (B, N, D) gather from all tokens, before the projection."""
+        return self.attention.context(self.norm1(x))
+
+    def finish(self, x: Tensor, context: Tensor) -> Tensor:
+        """Add the projected context, then the MLP branch; acts on each token by itself. (B, N, D) -> (B, N, D)."""
+        x = x + self.drop_path(self.gamma1 * self.attention.proj(context))
+        return x + self.drop_path(self.gamma2 * self.mlp(self.norm2(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(x, self.attend(x))

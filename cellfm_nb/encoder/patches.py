@@ -1,0 +1,123 @@
+"""From voxels to tokens: the plain patch embedding of the seed, and a stem of overlapping blob filters.
+
+Both are local: a token depends on the voxels within `halo` of it, so a large volume can be embedded in chunks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Triple = tuple[int, int, int]
+
+
+def pad_to_patches(x: Tensor, patch: Triple) -> Tensor:
+    """Append zeros (the background of a normalised volume) so that each axis of (B, C, Z, Y, X) is whole patches."""
+    z, y, x_ = (-size % p for size, p in zip(x.shape[2:], patch, strict=True))
+    return F.pad(x, (0, x_, 0, y, 0, z)) if z or y or x_ else x
+
+
+def to_sequence(grid: Tensor) -> Tensor:
+    """Turn (B, D, z, y, x) into tokens (B, N, D), x running fastest."""
+    return grid.flatten(2).transpose(1, 2)
+
+
+class PatchStem(nn.Module):
+    """Embed each patch by itself (Conv3d with stride = kernel), then add what the neighbouring patches say.
+
+    Without positions all mask tokens would be one and the same vector after any number of blocks; the depthwise 3^3
+    convolution on the token grid makes them differ, as conditional positional encodings do (Chu et al. 2021).
+    """
+
+    def __init__(self, width: int, patch: Triple) -> None:
+        super().__init__()
+        self.patch, self.halo = patch, patch
+        self.embed = nn.Conv3d(1, width, patch, stride=patch)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.mix = nn.Conv3d(width, width, 3, padding=1, groups=width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Triple]:
+        """Return tokens (B, N, D) and the grid (z, y, x) of x (B, 1, Z, Y, X); mask (B, N), True = hidden."""
+        tokens = self.embed(pad_to_patches(x, self.patch))  # (B, D, z, y, x)
+        if mask is not None:
+            hidden = mask.view(mask.shape[0], 1, *tokens.shape[2:])
+            tokens = torch.where(hidden, self.mask_token.view(1, -1, 1, 1, 1).to(tokens.dtype), tokens)
+        tokens = tokens + self.mix(tokens)
+        return to_sequence(tokens), tuple(tokens.shape[2:])
+
+
+class FilterStem(nn.Module):
+    """Filter the voxels with overlapping Gaussians and differences of Gaussians (trainable), then embed patches.
+
+    The filters are laid out in micrometres, so one prior serves every voxel size. A token is a patch embedding of the
+    filter responses plus a linear map of their mean, maximum and standard deviation within the patch.
+    Masked patches are emptied BEFORE the filters, so that a masked token still sees its surround.
+
+    Parameters: width, D; patch, voxels (z, y, x); channels, number of filters; spacing_um, (z, y, x).
+    """
+
+    def __init__(self, width: int, patch: Triple, channels: int, spacing_um: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.patch = patch
+        self.spacing_um = spacing_um
+        kernel = filter_size(spacing_um)
+        self.filters = nn.Conv3d(1, channels, kernel, padding=[k // 2 for k in kernel])
+        self.embed = nn.Conv3d(channels, width, patch, stride=patch)
+        self.statistics = nn.Linear(3 * channels, width)
+        self.mask_fill = nn.Parameter(torch.zeros(1))
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.halo = tuple(math.ceil((k // 2) / p) * p for k, p in zip(kernel, patch, strict=True))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Triple]:
+        """Return tokens (B, N, D) and the grid (z, y, x) of x (B, 1, Z, Y, X); mask (B, N), True = hidden."""
+        x = pad_to_patches(x, self.patch)
+        grid = tuple(size // p for size, p in zip(x.shape[2:], self.patch, strict=True))
+        if mask is not None:
+            hidden = mask.view(mask.shape[0], 1, *grid)
+            for axis, p in enumerate(self.patch):
+                hidden = hidden.repeat_interleave(p, dim=axis + 2)  # (B, 1, Z, Y, X)
+            x = torch.where(hidden, self.mask_fill.to(x.dtype), x)
+        response = torch.asinh(self.filters(x))  # (B, C, Z, Y, X); linear at the noise, logarithmic for bright spots
+        tokens = to_sequence(self.embed(response)) + self.statistics(patch_statistics(response, self.patch))
+        if mask is not None:
+            tokens = tokens + mask[..., None] * self.mask_token.to(tokens.dtype)
+        return tokens, grid
+
+
+def patch_statistics(x: Tensor, patch: Triple) -> Tensor:
+    """Return mean, maximum and standard deviation of each channel in each patch: (B, C, Z, Y, X) -> (B, N, 3C)."""
+    b, c = x.shape[:2]
+    z, y, x_ = (size // p for size, p in zip(x.shape[2:], patch, strict=True))
+    voxels = x.view(b, c, z, patch[0], y, patch[1], x_, patch[2]).permute(0, 2, 4, 6, 1, 3, 5, 7)
+    voxels = voxels.reshape(b, z * y * x_, c, -1)  # (B, N, C, voxels of a patch)
+    variance, mean = torch.var_mean(voxels, dim=-1, correction=0)
+    return torch.cat([mean, voxels.amax(dim=-1), (variance + 1e-6).sqrt()], dim=-1)
+
+
+def filter_size(spacing_um: tuple[float, float, float], reach_um: tuple[float, float, float] = (0.5, 0.4, 0.4)) -> Triple:
+    """Return the odd kernel size (z, y, x) in voxels that reaches `reach_um` to either side, at least 3, at most 13."""
+    return tuple(2 * min(6, max(1, round(r / s))) + 1 for r, s in zip(reach_um, spacing_um, strict=True))
+
+
+def blob_filters(channels: int, kernel: Triple, spacing_um: tuple[float, float, float],
+                 sigmas_um: tuple[float, ...] = (0.06, 0.1, 0.16, 0.25), elongation: float = 2.5) -> Tensor:
+    """Make a bank of Gaussians and differences of neighbouring Gaussians, each of unit norm.
+
+    White noise of unit variance then gives responses of unit variance: a response is a matched-filter signal-to-noise
+    ratio. Seed of the idea: scale-space blob detection (Lindeberg 1998); measured in `pretraining_findings.md`.
+    Parameters: channels, number of filters wanted; kernel, voxels (z, y, x); spacing_um; sigmas_um, lateral standard
+    deviations; elongation, axial over lateral (the point-spread function of light-sheet optics).
+    Returns: (n, 1, kz, ky, kx) with n = min(channels, 2 len(sigmas_um) - 1).
+    """
+    axes = [(torch.arange(k, dtype=torch.float64) - k // 2) * s for k, s in zip(kernel, spacing_um, strict=True)]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    gaussians = []
+    for sigma in sigmas_um:
+        g = torch.exp(-((z / elongation) ** 2 + y**2 + x**2) / (2 * sigma**2))
+        gaussians.append(g / g.sum())
+    bank = gaussians + [fine - coarse for fine, coarse in zip(gaussians, gaussians[1:], strict=False)]
+    bank = torch.stack(bank)[:channels, None]  # (n, 1, kz, ky, kx)
+    return (bank / bank.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)).float()
