@@ -1,4 +1,4 @@
-"""Charts of numbers: histograms, learning curves, bars, scatter plots, event timelines; units on every axis."""
+"""Charts of numbers: histograms, learning curves, bars, scatter plots, event timelines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from cellfm_nb.view.style import BLUE, GREY, PALETTE, STYLE, VERMILION, Picture, picture, say
+from cellfm_nb.view.style import BLUE, GREY, PALETTE, STYLE, VERMILION, Picture, contrast, picture, say
 
 MAX_POINTS = 20_000  # more points than this say nothing more and make vector files heavy
 
@@ -20,7 +20,8 @@ def histogram(
 ) -> Picture:
     """Compare distributions on common bins.
 
-    values: name -> numbers of any shape. log: counts on a logarithmic axis. lines: name -> position of a vertical line.
+    values: name -> numbers of any shape. log: counts on a logarithmic axis.
+    lines: name -> position of a vertical line, in the unit of `xlabel`.
     """
     fig = picture(height_in=3.2)
     ax = fig.add_subplot(xlabel=xlabel, ylabel="count")
@@ -55,7 +56,8 @@ def curves(
 ) -> Picture:
     """Draw columns of a table against another column.
 
-    table: one row per point. x, ys: column names. log: True for a logarithmic y axis, "x", "y" or "xy" for others.
+    table: one row per point. x, ys: column names.
+    log: True for a logarithmic y axis; "x", "y" or "xy" names the axes.
     """
     fig = picture(height_in=3.2)
     ax = fig.add_subplot(xlabel=xlabel or x, ylabel=ylabel or (ys[0] if len(ys) == 1 else ""))
@@ -124,8 +126,8 @@ def scatter(x, y, c=None, xlabel: str = "", ylabel: str = "") -> Picture:
     if colour is None:
         ax.scatter(x[keep], y[keep], color=BLUE, **style)
     else:
-        low, high = np.percentile(finite_of(colour[keep]) if np.isfinite(colour[keep]).any() else [0, 1], (1, 99))
-        drawn = ax.scatter(x[keep], y[keep], c=colour[keep], cmap="viridis", vmin=low, vmax=max(high, low + 1e-12), **style)
+        low, high = contrast(colour[keep], (1, 99))
+        drawn = ax.scatter(x[keep], y[keep], c=colour[keep], cmap="viridis", vmin=low, vmax=high, **style)
         fig.colorbar(drawn, ax=ax, shrink=0.8)
     return fig
 
@@ -134,7 +136,7 @@ def scatter(x, y, c=None, xlabel: str = "", ylabel: str = "") -> Picture:
 def timeline(events: pd.DataFrame, truth: pd.DataFrame | None = None, xlabel: str = "frame") -> Picture:
     """Draw when fissions and fusions happen, ours above and the true ones (if known) beneath.
 
-    events, truth: columns kind ("split" or "merge") and frame; an optional column status fades rejected candidates.
+    events, truth: columns kind ("split" or "merge") and frame; a column status, if any, fades the rejected.
     """
     fig = picture(height_in=2.4)
     ax = fig.add_subplot(xlabel=xlabel)
@@ -147,10 +149,12 @@ def timeline(events: pd.DataFrame, truth: pd.DataFrame | None = None, xlabel: st
         shown = table[table["kind"] == kind] if len(table) else table
         colour, marker = (BLUE, "v") if kind == "split" else (VERMILION, "^")
         if len(shown):
-            faded = shown["status"].eq("rejected").to_numpy() if "status" in shown else np.zeros(len(shown), bool)
-            ax.scatter(shown["frame"], np.full(len(shown), height), marker=marker, s=60, c=colour,
-                       alpha=np.where(faded, 0.25, 0.9), linewidths=0)  # fmt: skip
-    ax.set_yticks(range(len(rows)), [f"{name} ({sum(t['kind'] == k) if len(t) else 0})" for name, k, t in reversed(rows)])
+            rejected = shown["status"].eq("rejected") if "status" in shown else np.zeros(len(shown), bool)
+            style = dict(marker=marker, s=60, c=colour, linewidths=0, alpha=np.where(rejected, 0.25, 0.9))
+            ax.scatter(shown["frame"], np.full(len(shown), height), **style)
+    counts = [sum(table["kind"] == kind) if len(table) else 0 for _, kind, table in rows]
+    names = [f"{name} ({n})" for (name, _, _), n in zip(rows, counts, strict=True)]
+    ax.set_yticks(range(len(rows)), names[::-1])
     ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.grid(axis="x", color="#e5e5e5", lw=0.6)
     ax.set_axisbelow(True)

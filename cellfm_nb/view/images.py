@@ -1,4 +1,4 @@
-"""Pictures of volumes: projections, slices, colours, tracks, always in physical proportions with a scale bar."""
+"""Pictures of volumes: projections, slices, colours, tracks; physical proportions and a scale bar always."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def ortho(volume, spacing_um: Spacing, title: str = "", points=None, labels=None
 def slices(volumes: dict[str, np.ndarray], spacing_um: Spacing, z: int | None = None) -> Picture:
     """Show the same plane of several volumes side by side, each with its own contrast, stated beneath it.
 
-    volumes: name -> (z, y, x) or (y, x); uint32 and bool are labels and get colours. z: plane (default: the middle).
+    volumes: name -> (z, y, x) or (y, x); uint32 and bool are labels and get colours.
+    z: the plane; the middle one by default.
     """
     volumes = {name: np.asarray(v) for name, v in volumes.items()}
     if not volumes or any(v.size == 0 for v in volumes.values()):
@@ -115,7 +116,7 @@ def rgb_volume(rgb, spacing_um: Spacing, background=None) -> Picture:
 
 @rc_context(STYLE)
 def gallery(volumes: Sequence, titles: Sequence[str] | None = None, ncols: int = 6) -> Picture:
-    """Show the maximum projection of many (z, y, x) volumes as tiles, each stretched between its own percentiles."""
+    """Show the maximum projections of many (z, y, x) volumes as tiles, each with its own contrast."""
     images = [as_volume(v).max(0) for v in volumes if np.size(v)]
     if not images:
         return nothing("", "No volume to show.")
@@ -199,11 +200,12 @@ def edges(labels: np.ndarray) -> np.ndarray:
     return label_colours(np.where(inside, 0, labels))
 
 
-def draw(ax: Axes, image: np.ndarray, step_um: Sequence[float], low: float | None = None, high: float | None = None):
-    """Draw (y, x) or (y, x, rgb) with voxel centres at index * step_um, so that positions in um fall on them."""
+def draw(ax: Axes, image: np.ndarray, step_um: Sequence[float], low: float | None = None,
+         high: float | None = None) -> None:
+    """Draw (y, x) or (y, x, rgb) with voxel centres at index * step_um: there positions in um fall on them."""
     (ny, nx), (dy, dx) = image.shape[:2], step_um
     extent = (-0.5 * dx, (nx - 0.5) * dx, (ny - 0.5) * dy, -0.5 * dy)
-    return ax.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="equal")
+    ax.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="equal")
 
 
 def three_views(shape: Sequence[int], spacing_um: Spacing) -> tuple[Picture, dict[str, Axes]]:
@@ -214,7 +216,8 @@ def three_views(shape: Sequence[int], spacing_um: Spacing) -> tuple[Picture, dic
     width = min(WIDTH_IN, 9.0 * sum(widths) / sum(heights))
     fig = picture(max(width, 3.0), width * sum(heights) / sum(widths) + 0.7, layout="compressed")
     grid = fig.add_gridspec(2, 2, width_ratios=widths, height_ratios=heights)
-    panels = {"xy": fig.add_subplot(grid[0, 0]), "zy": fig.add_subplot(grid[0, 1]), "xz": fig.add_subplot(grid[1, 0])}
+    places = {"xy": grid[0, 0], "zy": grid[0, 1], "xz": grid[1, 0]}
+    panels = {name: fig.add_subplot(place) for name, place in places.items()}
     panels["xy"].set(ylabel="y (µm)", xticks=[])
     panels["zy"].set(xlabel="z (µm)", yticks=[])
     panels["xz"].set(ylabel="z (µm)", xlabel="x (µm)")
@@ -230,7 +233,8 @@ def image_grid(n: int, ncols: int, shape: Sequence[int], spacing_um: Spacing) ->
     nrows = -(-n // ncols)
     ratio = shape[0] * spacing_um[1] / max(shape[1] * spacing_um[2], 1e-9)
     tile = min(WIDTH_IN / ncols, 4.0)
-    fig = picture(tile * ncols, nrows * (tile * float(np.clip(ratio, 0.2, 3)) + 0.35) + 0.3, layout="compressed")
+    row_in = tile * float(np.clip(ratio, 0.2, 3)) + 0.35
+    fig = picture(tile * ncols, nrows * row_in + 0.3, layout="compressed")
     axes = [fig.add_subplot(nrows, ncols, i + 1) for i in range(n)]
     return fig, axes
 

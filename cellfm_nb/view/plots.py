@@ -1,4 +1,4 @@
-"""Every static picture under one name: `from cellfm_nb.view import plots`; each function returns a matplotlib figure."""
+"""Every static picture: `from cellfm_nb.view import plots`; each function returns a matplotlib figure."""
 
 from cellfm_nb.view.charts import bars, curves, histogram, scatter, timeline
 from cellfm_nb.view.images import gallery, ortho, rgb_volume, slices, tracks

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette (jfly.uni-koeln.de/color, 2008): eight colours that stay apart for every kind of colour vision.
+# Okabe and Ito (2008): eight colours that stay apart for every kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
 )  # fmt: skip
@@ -63,7 +63,7 @@ def say(ax: Axes, text: str) -> None:
 
 
 def contrast(image: np.ndarray, percentiles: tuple[float, float] = CONTRAST) -> tuple[float, float]:
-    """Return the display range (low, high) of an image from percentiles of its finite values; high > low always."""
+    """Return the display range (low, high) from percentiles of the finite values; high > low always."""
     finite = np.asarray(image, dtype=np.float32).ravel()
     finite = finite[np.isfinite(finite)]
     if finite.size == 0:
@@ -87,23 +87,23 @@ def nice_length(extent: float) -> float:
 
 
 def scale_bar(ax: Axes, length_um: float | None = None, color: str = "white") -> float:
-    """Draw a scale bar with its length in um at the lower left of an image whose axes are in um; return the length."""
+    """Draw a scale bar with its length at the lower left of an image in um; return the length."""
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()  # y runs down: bottom > top
     length = length_um or nice_length(abs(right - left))
     x0, y0 = left + 0.04 * (right - left), bottom + 0.06 * (top - bottom)
     ax.plot([x0, x0 + length], [y0, y0], color=color, lw=3, solid_capstyle="butt")
-    label = ax.text(x0 + length / 2, y0 + 0.025 * (top - bottom), f"{length:g} µm", color=color, ha="center", va="bottom")
-    label.set_fontsize(9)
+    middle, above = x0 + length / 2, y0 + 0.025 * (top - bottom)
+    ax.text(middle, above, f"{length:g} µm", color=color, ha="center", va="bottom", fontsize=9)
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
     return length
 
 
 def label_colours(labels: np.ndarray) -> np.ndarray:
-    """Colour a label image (..., uint) as RGBA floats; 0 is transparent, and an id keeps its colour everywhere."""
+    """Colour a label image (..., uint) as RGBA floats; 0 is transparent, an id keeps its colour."""
     bright = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in BRIGHT])
     ids = np.asarray(labels).astype(np.int64)
-    shade = 1.0 - 0.18 * ((ids // len(BRIGHT)) % 3)  # neighbours in id differ in hue, the next round in lightness
+    shade = 1.0 - 0.18 * ((ids // len(BRIGHT)) % 3)  # next round of hues: darker
     rgba = np.empty((*ids.shape, 4))
     rgba[..., :3] = bright[ids % len(BRIGHT)] * shade[..., None]
     rgba[..., 3] = ids != 0
