@@ -1,0 +1,196 @@
+"""Movie: a lazy (t, c, z, y, x) image with its voxel spacing and frame interval, read from and written to files."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellfm_nb import formats, omezarr
+from cellfm_nb.axes import ORDER, canonical, check
+from cellfm_nb.errors import InputError
+from cellfm_nb.omezarr import list_labels
+from cellfm_nb.spacing import parse_dt, parse_spacing
+from cellfm_nb.writing import as_labels, write_frames
+
+__all__ = ["Movie", "import_movie", "list_labels", "open_labels", "parse_spacing", "write_frames", "write_labels"]
+
+PathLike = str | Path
+
+
+class Movie:
+    """A movie of volumes that is not loaded.
+
+    Attributes: data, array-like (t, c, z, y, x), slices of it are numpy arrays; spacing_um (z, y, x); dt_s, None when
+    unknown; shape, dtype (native byte order); name; source, where it was read; spacing_source and dt_source, who says
+    so ("file: OME-XML", "given"); notes, what a careful reader should know. Make one with `open` or `from_array`.
+    """
+
+    def __init__(self, data: Any, spacing_um: tuple[float, float, float], dt_s: float | None, name: str,
+                 source: str = "memory", spacing_source: str = "given", dt_source: str = "given",
+                 notes: Sequence[str] = ()) -> None:
+        self.data, self.spacing_um, self.dt_s, self.name, self.source = data, spacing_um, dt_s, name, source
+        self.spacing_source, self.dt_source = spacing_source, dt_source if dt_s is not None else "unknown"
+        self.notes = tuple(notes)
+        self.shape: tuple[int, ...] = tuple(data.shape)
+        self.dtype = np.dtype(data.dtype).newbyteorder("=")
+
+    @classmethod
+    def open(cls, path: PathLike, spacing_um: str | Sequence[float] | None = None, dt_s: float | None = None,
+             axes: str | None = None) -> Movie:
+        """Open a TIFF, ImageJ TIFF, OME-TIFF, OME-Zarr 0.4 or 0.5, or a folder of per-frame stacks, without loading it.
+
+        Parameters: path; spacing_um (z, y, x) and dt_s override what the file states; axes names the axes of a TIFF
+        that does not name them ("tzyx"). Raises InputError saying what is wrong with the file and what to do.
+        """
+        path = Path(path)
+        given = None if spacing_um is None else parse_spacing(spacing_um, where=path)
+        source = formats.read(path, axes)
+        check(path, source.data.shape, source.axes, source.data.dtype)
+        stated = tuple(source.spacing_um.get(a) for a in "zyx")
+        if given is None:
+            given, said_by = _stated_spacing(path, source), f"file: {source.says}"
+        else:
+            said_by = "given"
+            if any(stated) and not np.allclose(given, [s or np.nan for s in stated], rtol=1e-6):
+                source.notes.append(f"the spacing given, {_by(given)} um, overrides the file's, {_by(stated)} um")
+        dt_said_by = f"file: {source.says}" if dt_s is None else "given"
+        dt_s = source.dt_s if dt_s is None else parse_dt(dt_s, where=path)
+        return cls(canonical(source.data, source.axes), given, dt_s, path.name.split(".")[0], path.name, said_by,
+                   dt_said_by, source.notes)
+
+    @classmethod
+    def from_array(cls, array: Any, axes: str = "tzyx", *, spacing_um: str | Sequence[float],
+                   dt_s: float | None = None, name: str = "array") -> Movie:
+        """Wrap an array (numpy, zarr, ...) whose axes are letters of "tczyx", in any order, z, y and x among them."""
+        if len(axes) != len(array.shape) or len(set(axes)) != len(axes) or not set("zyx") <= set(axes) <= set(ORDER):
+            raise InputError("The axes do not fit the array.", where=name, got=f"{axes!r}, shape {array.shape}",
+                             expected="one letter of tczyx per dimension, z, y and x among them",
+                             do='Name them in the order of the array, such as axes="tzyx".')
+        return cls(canonical(array, axes), parse_spacing(spacing_um, name), None if dt_s is None else parse_dt(dt_s, name),
+                   name)
+
+    @property
+    def n_frames(self) -> int:
+        """Number of time points."""
+        return self.shape[0]
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels."""
+        return self.shape[1]
+
+    def frame(self, t: int, c: int = 0) -> np.ndarray:
+        """Load one volume: (z, y, x), the movie's dtype in native byte order."""
+        for index, n, axis in ((t, self.n_frames, "frame"), (c, self.n_channels, "channel")):
+            if not -n <= index < n:
+                raise InputError(f"There is no such {axis}.", where=self.name, got=index, expected=f"0 to {n - 1}",
+                                 do=f"Choose a {axis} of the movie.")
+        return np.asarray(self.data[t % self.n_frames, c % self.n_channels]).astype(self.dtype, copy=False)
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Load one time point after the other: (c, z, y, x)."""
+        for t in range(self.n_frames):
+            yield np.stack([self.frame(t, c) for c in range(self.n_channels)])
+
+    def checked_frames(self) -> Iterator[np.ndarray]:
+        """Load one time point after the other; raise InputError on unreadable, NaN, infinite or constant data."""
+        constant = True
+        for t in range(self.n_frames):
+            try:
+                frame = np.stack([self.frame(t, c) for c in range(self.n_channels)])
+            except InputError:
+                raise
+            except Exception as error:  # a codec's own exception: the file is damaged where the header was not
+                raise InputError("A frame can't be read.", where=f"{self.source}, frame {t}", expected="readable data",
+                                 got=f"{type(error).__name__}: {error}", do="Copy or export the file again.") from error
+            if frame.dtype.kind == "f" and not (finite := np.isfinite(frame)).all():
+                c, z, y, x = (int(i) for i in np.argwhere(~finite)[0])
+                raise InputError("The movie holds voxels that are not numbers.", where=f"{self.source}, frame {t}",
+                                 got=f"{int((~finite).sum())} NaN or infinite voxels, the first at c, z, y, x = "
+                                     f"{c}, {z}, {y}, {x}", expected="finite intensities",
+                                 do="Replace them before importing (deconvolution and stitching leave them at edges).")
+            constant = constant and frame.min() == frame.max()
+            yield frame
+        if constant:
+            raise InputError("The movie is constant: nothing was imaged.", where=self.source,
+                             got=f"one value per frame, {frame.min()} in the last", expected="voxels that differ",
+                             do="Check the channel, the shutter and the export.")
+
+    def save(self, path: PathLike, check: bool = False) -> None:
+        """Write to .ome.zarr (OME-Zarr 0.5) or .ome.tif (OME-TIFF), frame by frame, whole or not at all.
+
+        check=True refuses NaN, infinite and constant data on the way.
+        """
+        frames = self.checked_frames() if check else self.frames()
+        write_frames(path, frames, self.shape, self.dtype, self.spacing_um, self.dt_s, self.name, notes=self.notes)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of all voxels, the spacing and the interval (reads the movie once)."""
+        state = hashlib.sha256(f"{self.shape}|{self.dtype}|{self.spacing_um}|{self.dt_s}".encode())
+        for frame in self.frames():
+            state.update(np.ascontiguousarray(frame))
+        return state.hexdigest()
+
+    def __repr__(self) -> str:
+        t, c, *zyx = self.shape
+        time = f"{self.dt_s:g} s between frames ({self.dt_source})" if self.dt_s else "frame interval unknown"
+        lines = [f"Movie {self.name}: {t} frame{'s' * (t != 1)}, {c} channel{'s' * (c != 1)}, "
+                 f"{_by(zyx)} voxels (z, y, x), {self.dtype}",
+                 f"  spacing {_by(self.spacing_um)} um (z, y, x; {self.spacing_source}); {time}"]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def import_movie(out_path: PathLike, path: PathLike, spacing_um: str | Sequence[float] | None = None,
+                 dt_s: float | None = None, axes: str | None = None) -> None:
+    """Open a user's movie (see `Movie.open`), check every voxel, and write it to out_path as OME-Zarr 0.5."""
+    movie = Movie.open(path, spacing_um, dt_s, axes)
+    origin = f"imported from {movie.source}; spacing {movie.spacing_source}, interval {movie.dt_source}"
+    write_frames(out_path, movie.checked_frames(), movie.shape, movie.dtype, movie.spacing_um, movie.dt_s, movie.name,
+                 notes=[origin, *movie.notes])
+
+
+def write_labels(movie_path: PathLike, name: str, frames: Iterable[np.ndarray]) -> Path:
+    """Write label images beside an OME-Zarr movie, in its labels/<name>.
+
+    Parameters: frames, one (z, y, x) integer array per frame, 0 = background; they are stored as uint32.
+    Returns: the folder written. Raises InputError: not an OME-Zarr movie, frames of another shape, values below 0.
+    """
+    movie_path = Path(movie_path)
+    movie = Movie.open(movie_path)
+    out = movie_path / "labels" / name
+    write_frames(out, (as_labels(frame, out) for frame in frames), (movie.shape[0], 1, *movie.shape[2:]), np.uint32,
+                 movie.spacing_um, movie.dt_s, name, labels=True)
+    omezarr.add_label_name(movie_path, name)
+    return out
+
+
+def open_labels(movie_path: PathLike, name: str) -> Movie:
+    """Open the label images written by `write_labels` as a Movie of uint32 (t, 1, z, y, x)."""
+    folder = Path(movie_path) / "labels" / name
+    if not omezarr.is_zarr(folder):
+        raise InputError("There are no such labels in this movie.", where=movie_path, got=name,
+                         expected=", ".join(list_labels(Path(movie_path))) or "none are there yet",
+                         do="Run the segmentation notebook first, or check the name.")
+    return Movie.open(folder)
+
+
+def _stated_spacing(path: Path, source: formats.Source) -> tuple[float, float, float]:
+    """Return the spacing the file states; raise InputError when an axis is not stated or not positive."""
+    missing = [a for a in "zyx" if a not in source.spacing_um]
+    if missing:
+        stated = ", ".join(f"{a} {v:g} um" for a, v in source.spacing_um.items())
+        raise InputError("The voxel spacing is not in the file.", where=path,
+                         got=f"{source.says}: " + (f"{stated}; nothing for {', '.join(missing)}" if stated else "none"),
+                         expected="the distance between voxels in z, y and x, in micrometre",
+                         do="Give it: --spacing 0.25,0.1,0.1 (z,y,x), or spacing_um=(0.25, 0.1, 0.1) in Python.")
+    return parse_spacing([source.spacing_um[a] for a in "zyx"], where=f"{path} ({source.says})")
+
+
+def _by(values: Iterable[float | None]) -> str:
+    return " x ".join("?" if v is None else f"{v:g}" for v in values)

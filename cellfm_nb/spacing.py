@@ -1,0 +1,64 @@
+"""Voxel spacing and frame interval: three lengths in micrometre (z, y, x) and one time in second, checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from cellfm_nb.errors import InputError
+
+# One unit in micrometre, or in second. OME-XML, ImageJ and OME-Zarr spell them differently.
+_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "inch": 25400.0, "in": 25400.0}
+_S = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "hr": 3600.0, "d": 86400.0}
+_LONG = {"micron": "um", "microns": "um", "micrometer": "um", "micrometre": "um", "nanometer": "nm",
+         "nanometre": "nm", "millimeter": "mm", "millimetre": "mm", "centimeter": "cm", "centimetre": "cm",
+         "meter": "m", "metre": "m", "picometer": "pm", "angstrom": "å", "second": "s", "seconds": "s",
+         "millisecond": "ms", "microsecond": "us", "nanosecond": "ns", "minute": "min", "hour": "h", "day": "d"}
+_EXAMPLE = 'three positive numbers in micrometre in the order z, y, x, such as "0.25,0.1,0.1"'
+
+
+def _short(unit: str) -> str:
+    unit = unit.replace("\\u00B5", "u").replace("µ", "u").replace("μ", "u").strip().lower()
+    return _LONG.get(unit, unit)
+
+
+def length_unit_um(unit: str | None) -> float | None:
+    """Return one `unit` of length in micrometre, None when the word is no unit of length ("pixel", "")."""
+    return _UM.get(_short(unit or ""))
+
+
+def time_unit_s(unit: str | None) -> float | None:
+    """Return one `unit` of time in second, None when the word is no unit of time."""
+    return _S.get(_short(unit or ""))
+
+
+def parse_spacing(spacing: str | Sequence[float], where: object = "spacing") -> tuple[float, float, float]:
+    """Read a spacing: text ("0.25,0.1,0.1") or three numbers, z, y, x in micrometre.
+
+    Returns: (z, y, x) in micrometre. Raises InputError unless they are three finite positive numbers.
+    """
+    parts = re.split(r"[,;\s]+", spacing.strip().strip("()[]")) if isinstance(spacing, str) else spacing
+    try:
+        values = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) != 3:
+        raise InputError("The spacing is not three numbers.", where=where, got=repr(spacing), expected=_EXAMPLE,
+                         do="Write z first, then y, then x.")
+    if not all(math.isfinite(v) and v > 0 for v in values):
+        raise InputError("The spacing is not positive.", where=where, got=repr(spacing), expected=_EXAMPLE,
+                         do="Read the voxel size off the microscope's metadata.")
+    return values
+
+
+def parse_dt(dt_s: str | float, where: object = "dt") -> float:
+    """Read a frame interval in second. Raises InputError unless it is a finite positive number."""
+    try:
+        value = float(dt_s)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InputError("The frame interval is not a positive number.", where=where, got=repr(dt_s),
+                         expected="seconds between two frames, such as 2.0", do="Leave it out when it is not known.")
+    return value

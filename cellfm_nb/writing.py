@@ -1,0 +1,79 @@
+"""Write movies frame by frame, whole or not at all: OME-Zarr 0.5 or OME-TIFF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from cellfm_nb import omezarr
+from cellfm_nb.atomic import whole
+from cellfm_nb.errors import InputError
+from cellfm_nb.formats import TIFF_SUFFIXES
+from cellfm_nb.spacing import parse_spacing
+
+OME_TYPES = {"int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64"}
+
+
+def write_frames(path: str | Path, frames: Iterable[np.ndarray], shape: Sequence[int], dtype: Any,
+                 spacing_um: str | Sequence[float], dt_s: float | None = None, name: str | None = None,
+                 labels: bool = False, notes: Sequence[str] = ()) -> None:
+    """Write a movie from an iterator of frames, holding one frame in memory.
+
+    Parameters: path, a name ending in .tif or .tiff is written as OME-TIFF, any other as OME-Zarr 0.5; frames, arrays
+    (z, y, x) or (c, z, y, x); shape (t, z, y, x) or (t, c, z, y, x); spacing_um (z, y, x); labels, True for label
+    images; notes, kept in OME-Zarr metadata. The file appears under its name when whole.
+    Raises InputError when the frames do not fit the shape and dtype.
+    """
+    path, dtype, shape = Path(path), np.dtype(dtype).newbyteorder("="), tuple(map(int, shape))
+    shape = shape if len(shape) == 5 else (shape[0], 1, *shape[1:])
+    name, spacing = name or path.name.split(".")[0], parse_spacing(spacing_um, path)
+    fitting = _fitting(frames, shape, dtype, path)
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        _write_tiff(path, fitting, shape, dtype, spacing, dt_s, name)
+    else:
+        omezarr.write(path, fitting, shape, dtype, spacing, dt_s, name, labels, notes)
+
+
+def as_labels(frame: np.ndarray, where: object = "labels") -> np.ndarray:
+    """Return a label image as uint32. Raises InputError when it holds fractions or numbers below 0."""
+    frame = np.asarray(frame)
+    if frame.dtype.kind not in "ui" or (frame.dtype.kind == "i" and frame.size and frame.min() < 0):
+        raise InputError("These are not labels.", where=where, got=str(frame.dtype), do="Number the objects from 1.",
+                         expected="integers from 0 (background) upwards")
+    return frame.astype(np.uint32, copy=False)
+
+
+def _fitting(frames: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, where: Path) -> Iterator[np.ndarray]:
+    """Yield frames as (c, z, y, x) of the promised dtype; raise InputError when shape, dtype or number differ."""
+    count = 0
+    for count, frame in enumerate(frames, 1):
+        frame = np.asarray(frame)
+        frame = frame[None] if frame.ndim == 3 else frame
+        if frame.shape != shape[1:] or frame.dtype.newbyteorder("=") != dtype or count > shape[0]:
+            raise InputError("A frame does not fit the movie.", where=f"{where.name}, frame {count - 1}",
+                             got=f"{frame.shape} {frame.dtype}", expected=f"{shape[0]} frames of {shape[1:]} {dtype}",
+                             do="Make every frame the same shape and dtype.")
+        yield frame
+    if count != shape[0]:
+        raise InputError("Frames are missing.", where=where.name, got=f"{count} frames", expected=f"{shape[0]} frames",
+                         do="Give as many frames as the shape says.")
+
+
+def _write_tiff(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype,
+                spacing_um: tuple[float, float, float], dt_s: float | None, name: str) -> None:
+    if dtype.name not in OME_TYPES:
+        raise InputError("OME-TIFF does not hold this kind of number.", where=path.name, got=dtype.name,
+                         expected=", ".join(sorted(OME_TYPES)), do="Write .ome.zarr instead, or convert it.")
+    about: dict[str, Any] = {"axes": "TCZYX", "Name": name}
+    for axis, step in zip("ZYX", spacing_um, strict=True):
+        about |= {f"PhysicalSize{axis}": step, f"PhysicalSize{axis}Unit": "µm"}
+    if dt_s is not None:
+        about |= {"TimeIncrement": dt_s, "TimeIncrementUnit": "s"}
+    big = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > 3.9e9  # classic TIFF counts bytes in 32 bits
+    with whole(path) as partial, tifffile.TiffWriter(partial, ome=True, bigtiff=big) as file:
+        planes = (plane for frame in frames for plane in frame.reshape(-1, *shape[3:]))
+        file.write(planes, shape=shape, dtype=dtype, photometric="minisblack", metadata=about)
