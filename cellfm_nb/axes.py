@@ -71,7 +71,7 @@ def check(where: object, shape: tuple[int, ...], axes: str, dtype: Any) -> None:
         raise InputError("This file is empty.", where=where, got=got, expected="at least one frame with voxels",
                          do="Export the movie again.")
     if size.get("z", 1) < 2:
-        raise InputError("This is a 2D image.", where=where, got=got, expected="volumes: a z axis with 2 or more planes",
+        raise InputError("This is a 2D image.", where=where, got=got, expected="volumes: a z axis of 2 or more planes",
                          do="If another axis holds the z planes, correct the dimensions "
                             "(Fiji: Image > Hyperstacks > Re-order Hyperstack) and save it again.")  # fmt: skip
     if np.dtype(dtype).kind not in "uif":

@@ -60,8 +60,8 @@ class Movie:
                 source.notes.append(f"the spacing given, {_by(given)} um, overrides the file's, {_by(stated)} um")
         dt_said_by = f"file: {source.says}" if dt_s is None else "given"
         dt_s = source.dt_s if dt_s is None else parse_dt(dt_s, where=path)
-        return cls(canonical(source.data, source.axes), given, dt_s, path.name.split(".")[0], path.name, said_by,
-                   dt_said_by, source.notes)
+        return cls(canonical(source.data, source.axes), given, dt_s, source.name or path.name.split(".")[0], path.name,
+                   said_by, dt_said_by, source.notes)
 
     @classmethod
     def from_array(cls, array: Any, axes: str = "tzyx", *, spacing_um: str | Sequence[float],
@@ -71,8 +71,8 @@ class Movie:
             raise InputError("The axes do not fit the array.", where=name, got=f"{axes!r}, shape {array.shape}",
                              expected="one letter of tczyx per dimension, z, y and x among them",
                              do='Name them in the order of the array, such as axes="tzyx".')
-        return cls(canonical(array, axes), parse_spacing(spacing_um, name), None if dt_s is None else parse_dt(dt_s, name),
-                   name)
+        interval = None if dt_s is None else parse_dt(dt_s, name)
+        return cls(canonical(array, axes), parse_spacing(spacing_um, name), interval, name)
 
     @property
     def n_frames(self) -> int:

@@ -47,7 +47,7 @@ def read(path: Path) -> Source:
     except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
         raise InputError("This is not an OME-Zarr image.", where=path, got=f"{type(error).__name__}: {error}",
                          expected="OME-Zarr 0.4 or 0.5 with multiscales metadata and its arrays",
-                         do="Point to one image (not a plate or an array); copy it again if it was cut short.") from None
+                         do="Point to one image, not a plate or an array; copy it again if it was cut short.") from None
     if len(axes) != array.ndim:
         raise InputError("The axes of this OME-Zarr do not fit its array.", where=path, got=f"{axes}, {array.shape}",
                          expected="one name per dimension", do="Repair its metadata.")
@@ -60,7 +60,8 @@ def read(path: Path) -> Source:
         if axis == "t" and time_unit_s(unit):
             dt_s = float(step) * time_unit_s(unit)
     version = ome.get("version") or image.get("version") or "0.4"
-    return Source(array, axes, f"OME-Zarr {version}", spacing, dt_s, list(attributes.get("cellfm_nb", {}).get("notes", [])))
+    notes = list(attributes.get("cellfm_nb", {}).get("notes", []))
+    return Source(array, axes, f"OME-Zarr {version}", spacing, dt_s, notes, image.get("name", ""))
 
 
 def _scale(node: dict[str, Any], n: int) -> np.ndarray:

@@ -30,7 +30,7 @@ def write_frames(path: str | Path, frames: Iterable[np.ndarray], shape: Sequence
     """
     path, dtype, shape = Path(path), np.dtype(dtype).newbyteorder("="), tuple(map(int, shape))
     shape = shape if len(shape) == 5 else (shape[0], 1, *shape[1:])
-    name, spacing = name or path.name.split(".")[0], parse_spacing(spacing_um, path)
+    name, spacing = name or path.name.split(".")[0] or "movie", parse_spacing(spacing_um, path)
     fitting = _fitting(frames, shape, dtype, path)
     if path.suffix.lower() in TIFF_SUFFIXES:
         _write_tiff(path, fitting, shape, dtype, spacing, dt_s, name)
@@ -47,7 +47,8 @@ def as_labels(frame: np.ndarray, where: object = "labels") -> np.ndarray:
     return frame.astype(np.uint32, copy=False)
 
 
-def _fitting(frames: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, where: Path) -> Iterator[np.ndarray]:
+def _fitting(frames: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype,
+             where: Path) -> Iterator[np.ndarray]:
     """Yield frames as (c, z, y, x) of the promised dtype; raise InputError when shape, dtype or number differ."""
     count = 0
     for count, frame in enumerate(frames, 1):
