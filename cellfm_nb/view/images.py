@@ -202,7 +202,7 @@ def edges(labels: np.ndarray) -> np.ndarray:
 
 def draw(ax: Axes, image: np.ndarray, step_um: Sequence[float], low: float | None = None,
          high: float | None = None) -> None:
-    """Draw (y, x) or (y, x, rgb) with voxel centres at index * step_um: there positions in um fall on them."""
+    """Draw (y, x) or (y, x, rgb) with voxel centres at index * step_um, where positions in um fall."""
     (ny, nx), (dy, dx) = image.shape[:2], step_um
     extent = (-0.5 * dx, (nx - 0.5) * dx, (ny - 0.5) * dy, -0.5 * dy)
     ax.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="equal")

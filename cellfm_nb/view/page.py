@@ -1,0 +1,152 @@
+"""Small pieces of a self-contained HTML page: tables, numbers with units, pictures inside, no scripts, no paths."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+UNITS = {"um3": "µm³", "um2": "µm²", "um": "µm", "nm": "nm", "ms": "ms", "s": "s", "seconds": "s", "px": "px",
+         "mib": "MiB", "gib": "GiB", "bytes": "B", "percent": "%", "nats": "nats"}  # fmt: skip
+NAMES = {"f1": "F1", "ap50": "AP50", "hota": "HOTA", "tra": "TRA", "snr": "SNR", "rankme": "RankMe", "pca": "PCA",
+         "id": "ID", "ap": "AP", "iou": "IoU", "dino": "DINO", "ibot": "iBOT", "koleo": "KoLeo", "lr": "learning rate",
+         "psf": "PSF", "sd": "sd", "msd": "MSD"}  # fmt: skip
+PATH = re.compile(r"(?<![\w.:/<])(?:[A-Za-z]:\\|/)(?:[\w.@+~-]+[/\\])+([\w.@+~-]*)")
+MAX_IMAGE_BYTES = 700_000
+
+STYLE = """
+:root{--ink:#1d2129;--soft:#5d6673;--line:#dfe3e8;--blue:#0072B2;--warn:#D55E00}
+*{box-sizing:border-box}
+body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;color:var(--ink);
+ max-width:60rem;margin:0 auto;padding:1.5rem 1.2rem 4rem;background:#fff}
+h1{font-size:1.9rem;line-height:1.2;margin:.4rem 0 .3rem}
+h2{font-size:1.25rem;margin:2.4rem 0 .6rem;padding-top:.6rem;border-top:1px solid var(--line)}
+h3{font-size:1rem;margin:1.4rem 0 .3rem}
+p{margin:.4rem 0 .8rem;max-width:44rem}.soft,caption,figcaption{color:var(--soft);font-size:.88rem}
+.badge{display:inline-block;padding:.1rem .6rem;border-radius:1rem;font-size:.85rem;font-weight:600;color:#fff;
+ background:var(--blue);margin-right:.4rem}.badge.real{background:#00684c}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.7rem;margin:1rem 0}
+.card{border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem}
+.card b{display:block;font-size:1.35rem;line-height:1.3;font-variant-numeric:tabular-nums}
+.card span{color:var(--soft);font-size:.85rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;min-width:16rem}
+caption{text-align:left;padding-bottom:.3rem}
+th,td{padding:.28rem .9rem .28rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+th{font-weight:600;border-bottom:2px solid var(--line)}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.best{font-weight:700}code{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+figure{margin:1.2rem 0 1.8rem}img{max-width:100%;height:auto;display:block}
+.warn{border-left:4px solid var(--warn);padding:.1rem 0 .1rem .9rem;margin:.6rem 0}
+details summary{cursor:pointer;color:var(--blue);margin:.6rem 0}
+.columns{columns:20rem;column-gap:2.5rem}.columns section{break-inside:avoid;padding-bottom:.8rem}
+.columns h3{margin-top:.2rem}
+@media print{body{max-width:none;font-size:10.5pt;padding:0}h2{break-after:avoid}
+ figure,table,.card{break-inside:avoid}.wide{overflow:visible}}
+"""
+
+
+def document(title: str, body: str) -> str:
+    """Wrap a body into one complete HTML page."""
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n")
+
+
+def section(title: str, *parts: str) -> str:
+    """Return a titled section, or nothing when it has no content."""
+    body = "\n".join(p for p in parts if p)
+    return f"<h2>{text(title)}</h2>\n{body}" if body else ""
+
+
+def paragraph(sentence: str, css: str = "") -> str:
+    """Return a paragraph of plain text."""
+    return f'<p class="{css}">{text(sentence)}</p>' if css else f"<p>{text(sentence)}</p>"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", best: str = "") -> str:
+    """Return a table; columns of numbers are set to the right.
+
+    best: "row" marks the largest number of each row in bold.
+    """
+    rows = [list(row) for row in rows]
+    if not rows:
+        return ""
+    numeric = [all(row[k] is None or isinstance(row[k], Number) for row in rows) for k in range(len(head))]
+    lines = [f"<caption>{text(caption)}</caption>"] if caption else []
+    lines.append("<tr>" + "".join(f"<th{' class=n' * n}>{text(h)}</th>" for h, n in zip(head, numeric, strict=True)))
+    for row in rows:
+        numbers = [v for v in row if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+        top = max(numbers, default=None) if best == "row" and len(set(numbers)) > 1 else None
+        cells = []
+        for value, n in zip(row, numeric, strict=True):
+            css = " ".join(["n"] * n + ["best"] * (top is not None and value == top))
+            cells.append(f'<td class="{css}">{show(value)}</td>')
+        lines.append("<tr>" + "".join(cells))
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+
+
+Number = int | float
+
+
+def show(value: Any, unit: str = "") -> str:
+    """Write a value for people: four significant digits, thousands apart, never a raw path; HTML-safe."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        whole = isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15)
+        if whole or abs(value) >= 1000:
+            out = f"{value:,.0f}"
+        else:
+            out = f"{value:.3g}" if 1e-3 <= abs(value) < 1000 or value == 0 else f"{value:.2e}"
+        return f"{out} {unit}".strip()
+    if isinstance(value, dict):
+        return ", ".join(f"{text(k)} {show(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(show(v) for v in value)
+    return text(value)
+
+
+def text(value: Any) -> str:
+    """Escape a text for HTML; a path outside the run is cut down to its last name."""
+    return html.escape(PATH.sub(r"\1", str(value)))
+
+
+def named(metric: str) -> tuple[str, str]:
+    """Split a metric's name into words and a unit: "position_error_xy_um" -> ("position error xy", "µm")."""
+    words = metric.replace(".", "_").split("_")
+    unit = UNITS.get(words[-1].lower(), "")
+    if unit and len(words) > 1:
+        words = words[:-1]
+        words = words[:-1] if words[-1] == "peak" and unit == "MiB" and len(words) > 1 else words
+    elif unit:
+        words = {"seconds": ["time"]}.get(metric, words)
+    label = " ".join(NAMES.get(word.lower(), word) for word in words)
+    return (label[:1].upper() + label[1:] if not label[:2].isupper() and label != "iBOT" else label), unit
+
+
+def picture(path: Path, caption: str) -> str:
+    """Return a figure with the image inside the page; a heavy one is made smaller first."""
+    data, kind = path.read_bytes(), "png"
+    if len(data) > MAX_IMAGE_BYTES:
+        data, kind = smaller(data), "jpeg"
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<figure><img src="{source}" alt="{text(caption)}"><figcaption>{text(caption)}</figcaption></figure>'
+
+
+def smaller(data: bytes, width: int = 1600) -> bytes:
+    """Shrink a picture to a JPEG of at most `width` pixels across."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    if image.width > width:
+        image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, format="JPEG", quality=85, optimize=True)
+    return out.getvalue()
