@@ -1,0 +1,80 @@
+"""What a simulated scene is made of: every number, with its unit, checked before anything is drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cellfm_nb.errors import InputError
+from cellfm_nb.simulate.optics import check_spacing
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Describe a movie of puncta in one cell; the defaults are the tiny movie of the notebooks.
+
+    Light: snr = (median peak of the puncta above background in frame 0) / sqrt(background + read_noise^2), in
+    photoelectrons; background_photons None takes the camera's. Rates are per punctum and second.
+    """
+
+    shape: tuple[int, int, int, int] = (20, 40, 144, 144)  # frames, z, y, x
+    spacing_um: tuple[float, float, float] = (0.25, 0.1, 0.1)
+    dt_s: float = 2.0
+    n_puncta: int = 56  # at the start
+    density_per_um3: float | None = None  # of the cytoplasm; when given it decides n_puncta
+    snr: float = 4.0
+    envelope: str = "cell"  # "cell": a body with a nucleus, or "box": the whole field
+    # motion
+    diffusion_um2_s: float = 0.005
+    directed_share: float = 0.25  # of the puncta, at any time
+    speed_um_s: float = 0.15
+    run_s: float = 8.0  # mean length of a directed run
+    # events
+    split_rate_s: float = 0.005
+    merge_rate_s: float = 0.004
+    contact_um: float = 0.35  # two that are meant to meet fuse at this distance
+    separation_um_s: float = 0.12  # speed of children leaving each other, and of partners approaching
+    # light
+    bleach_s: float = 120.0
+    blink_probability: float = 0.03  # of going dark, per frame
+    blink_frames: int = 3  # longest dark time
+    brightness_spread: float = 0.35  # sd of log brightness
+    radius_um: tuple[float, float] = (0.0, 0.12)  # range of the sigma of a punctum's body
+    background_photons: float | None = None  # median in the cell
+    gradient: float = 0.35  # relative change of the background across the field
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.shape)
+        if len(shape) != 4 or not all(float(n).is_integer() and n >= 1 for n in shape):
+            raise _bad("shape", self.shape, "four whole numbers >= 1: frames, z, y, x")
+        object.__setattr__(self, "shape", tuple(int(n) for n in shape))
+        object.__setattr__(self, "spacing_um", check_spacing(self.spacing_um))
+        object.__setattr__(self, "radius_um", tuple(float(r) for r in self.radius_um))
+        for name in ("dt_s", "snr", "bleach_s", "run_s"):
+            if not getattr(self, name) > 0:
+                raise _bad(name, getattr(self, name), "a number > 0")
+        for name in ("diffusion_um2_s", "speed_um_s", "split_rate_s", "merge_rate_s", "contact_um", "separation_um_s",
+                     "brightness_spread"):
+            if not (0 <= getattr(self, name) < math.inf):
+                raise _bad(name, getattr(self, name), "a finite number >= 0")
+        for name in ("directed_share", "blink_probability", "gradient"):
+            if not 0 <= getattr(self, name) < 1:
+                raise _bad(name, getattr(self, name), "a number from 0 to below 1")
+        if not (self.n_puncta >= 1 and self.blink_frames >= 1):
+            raise _bad("n_puncta, blink_frames", (self.n_puncta, self.blink_frames), "whole numbers >= 1")
+        for name in ("density_per_um3", "background_photons"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise _bad(name, value, "None, or a finite number >= 0")
+        if not (len(self.radius_um) == 2 and 0 <= self.radius_um[0] <= self.radius_um[1] <= 0.5):
+            raise _bad("radius_um", self.radius_um, "two numbers, 0 <= smallest <= largest <= 0.5")
+        if self.envelope not in ("cell", "box"):
+            raise _bad("envelope", self.envelope, '"cell" or "box"')
+
+    @property
+    def size_um(self) -> tuple[float, float, float]:
+        """The field (z, y, x) in um."""
+        return tuple(n * s for n, s in zip(self.shape[1:], self.spacing_um, strict=True))
+
+
+def _bad(name: str, got: object, expected: str) -> InputError:
+    return InputError("Bad scene.", where=f"SceneConfig.{name}", got=got, expected=expected, do="Correct the number.")
