@@ -82,7 +82,7 @@ def _load(path: Path) -> Mapping[str, Dataset]:
         entries = [_entry(Dataset, e | {"members": tuple(_entry(Member, m) for m in e.get("members") or ())})
                    for e in yaml.safe_load(path.read_text(encoding="utf-8"))]
     except (yaml.YAMLError, TypeError, AttributeError) as error:
-        raise InputError("The data manifest is malformed.", where=path, got=str(error).split("\n")[0],
+        raise InputError("The data manifest is malformed.", where=path, got=" ".join(str(error).split()),
                          expected=", ".join(f.name for f in fields(Dataset)), do="Correct that entry.") from None
     return {entry.name: entry for entry in entries}
 
