@@ -77,6 +77,14 @@ def check(profile: str) -> None:
         raise InputError("Unknown profile.", got=repr(profile), expected=", ".join(NAMES), do="Choose one of them.")
 
 
+def check_volume(profile: str, shape: tuple[int, int, int], where: object = "the movie") -> None:
+    """Raise InputError when a volume (z, y, x) is smaller than the smallest crop an encoder can be trained on."""
+    least = settings(profile, "pretrain").global_shape
+    if any(size < need for size, need in zip(shape, least, strict=True)):
+        raise InputError("The volume is smaller than a crop.", where=where, got=f"{tuple(shape)} voxels (z, y, x)",
+                         expected=f"at least {least}", do="Use a larger volume, or a profile with smaller crops.")
+
+
 def settings(profile: str, stage: str, **overrides: Any) -> Any:
     """Return the settings of a stage in a profile.
 

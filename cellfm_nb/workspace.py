@@ -58,8 +58,8 @@ class Workspace:
         Raises InputError: unknown profile or device, a folder that can't be written.
         """
         profiles.check(profile)
-        if device not in ("auto", "cpu", "cuda"):
-            raise InputError("Unknown device.", got=repr(device), expected="auto, cpu or cuda", do="Choose one of them.")
+        if device != "auto":  # auto is looked at when it is needed: asking torch takes seconds
+            pick_device(device)
         path = resolve(folder)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,8 @@ class Workspace:
         except OSError as error:
             raise InputError("The workspace can't be written.", where=folder, got=error.strerror,
                              expected="a folder you may write to", do="Choose another with --workspace.") from None
-        ws = cls(path, str(folder), profile, int(seed), device)
+        label = path.name if Path(folder).is_absolute() else str(folder)  # results never show where a disk is mounted
+        ws = cls(path, label, profile, int(seed), device)
         with ws._edit() as record:
             record.update(format=1, profile=profile, seed=int(seed), device=device, versions=versions())
         return ws
@@ -149,6 +150,9 @@ class Workspace:
     def identity(self, name: str) -> str:
         """Return the content digest of an artifact (its key where it is too large to hash)."""
         entry = self.artifacts.get(name)
+        if name == "summary":
+            return digest({stage: {k: v for k, v in row.items() if k not in ("seconds", "peak_mib")}
+                           for stage, row in self._summary().items() if stage not in ("figures", "own_data")})
         path = self.path(name)
         size, stat = signature(path)
         if entry and entry["stat"] == stat:
@@ -210,12 +214,7 @@ class Workspace:
 
         Raises InputError when "cuda" was asked for and there is none.
         """
-        import torch
-
-        if self._device == "cuda" and not torch.cuda.is_available():
-            raise InputError("No CUDA device here.", got="--device cuda", expected="a GPU that torch can use",
-                             do="Use --device auto or cpu; `cellfm doctor` says what torch sees.")
-        return "cuda" if self._device != "cpu" and torch.cuda.is_available() else "cpu"
+        return pick_device(self._device)
 
     def settings(self, stage: str, **overrides: Any) -> Any:
         """Return the sizes of a stage in this run's profile, with the overrides that are not None."""
@@ -224,7 +223,7 @@ class Workspace:
     def record(self, stage: str, **numbers: Any) -> None:
         """Write metrics of a stage into summary.json, {stage: {metric: number}}."""
         with self._lock():
-            summary = self.summary
+            summary = self._summary()
             summary.setdefault(stage, {}).update({k: plain(v) for k, v in numbers.items()})
             write_json(self.path("summary.json"), summary)
         if self.notebook:
@@ -233,7 +232,11 @@ class Workspace:
 
     @property
     def summary(self) -> dict[str, dict[str, Any]]:
-        """The metrics recorded so far."""
+        """The metrics recorded so far, {stage: {metric: number}}."""
+        self._note("reads", "summary")
+        return self._summary()
+
+    def _summary(self) -> dict[str, dict[str, Any]]:
         path = self.path("summary.json")
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -282,7 +285,24 @@ class Workspace:
         return f"Workspace {self.label}: profile {self.profile}, seed {self.seed}, device {self._device}, {n} artifacts"
 
 
-# paths and files
+# paths, devices and files
+
+
+def pick_device(wanted: str) -> str:
+    """Return "cuda" or "cpu" for "auto" | "cpu" | "cuda".
+
+    Raises InputError on another word, or when "cuda" was asked for and torch sees none.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise InputError("Unknown device.", got=repr(wanted), expected="auto, cpu or cuda", do="Choose one of them.")
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("No CUDA device here.", got="--device cuda", expected="a GPU that torch can use",
+                         do="Use --device auto or cpu; `cellfm doctor` says what torch sees.")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def current_notebook() -> str:

@@ -1,0 +1,42 @@
+# make run   every notebook, tiny profile, default data, into runs/demo/
+# make test  lint, unit tests, every notebook executed
+# make lab   the notebooks in JupyterLab
+# Each sets itself up in .venv; nothing has to be typed first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+# Shared cores run 10x slower when idle OpenMP threads spin.
+export OMP_WAIT_POLICY = PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: run test lab clean
+
+run: $(VENV)/run.stamp
+	$(BIN)/cellfm run
+
+test: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lab: $(VENV)/run.stamp
+	$(BIN)/cellfm lab
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@# Without a GPU the CPU build saves gigabytes: taken wherever the configured index or wheels offer it.
+	@if command -v nvidia-smi >/dev/null || ! $(BIN)/pip install -q -c constraints.txt "torch==$(TORCH)+cpu" 2>/dev/null; then \
+		$(BIN)/pip install -q -c constraints.txt "torch==$(TORCH)"; fi
+	$(BIN)/pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,291 @@
+"""Run the notebooks themselves, headless: parameters in, progress out, executed .ipynb and .html beside the results.
+
+There is no second pipeline: what a person sees cell by cell is what the command runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+from filelock import FileLock, Timeout
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from cellfm_nb import workspace as files
+from cellfm_nb.errors import InputError
+from cellfm_nb.progress import clock
+from cellfm_nb.workspace import Workspace
+
+# Seconds each notebook took on two cores in the tiny profile: only used to guess the time left of a first run.
+TYPICAL_S = {"00": 5, "01": 15, "02": 20, "03": 130, "04": 20, "05": 20, "06": 40, "07": 50, "08": 15, "09": 20,
+             "10": 20, "11": 60}
+RELAY_EVERY_S = 5.0  # how often the progress of a long cell is repeated in the terminal
+
+
+class NotebookFailed(RuntimeError):
+    """Tell where a run stopped: notebook, cell and error, in one screen. status is the command's exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def folder() -> Path:
+    """Return the folder of the notebooks: in a checkout, or inside the installed package."""
+    here = Path(__file__).resolve().parent
+    return here.parent / "notebooks" if (here.parent / "notebooks").is_dir() else here / "notebooks"
+
+
+def listing() -> dict[str, Path]:
+    """Return the notebooks by number: {"00": path, ...}."""
+    return {path.name[:2]: path for path in sorted(folder().glob("[0-9][0-9]_*.ipynb"))}
+
+
+def select(first: str | None = None, last: str | None = None) -> list[Path]:
+    """Return the notebooks from number `first` to number `last`, both included.
+
+    Raises InputError on a number that does not exist or an empty range.
+    """
+    books = listing()
+    numbers = list(books)
+    for given in (first, last):
+        if given is not None and given.zfill(2) not in books:
+            raise InputError("No notebook has this number.", got=repr(given), expected=f"{numbers[0]} to {numbers[-1]}",
+                             do="See the map of notebooks in the README.")
+    low, high = (first or numbers[0]).zfill(2), (last or numbers[-1]).zfill(2)
+    if low > high:
+        raise InputError("--from comes after --to.", got=f"{low} to {high}", expected="--from not above --to",
+                         do="Swap them.")
+    return [path for number, path in books.items() if low <= number <= high]
+
+
+def parameters(path: Path) -> dict[str, Any]:
+    """Return the plain assignments of a notebook's `parameters` cell: {name: default}."""
+    book = nbformat.read(path, as_version=4)
+    source = next((c.source for c in book.cells if "parameters" in c.metadata.get("tags", [])), "")
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+
+
+def check_overrides(books: Sequence[Path], overrides: dict[str, Any]) -> None:
+    """Raise InputError when an override is a parameter of none of the notebooks."""
+    known = sorted({name for path in books for name in parameters(path)})
+    for name in overrides:
+        if name not in known:
+            raise InputError("Unknown parameter.", got=f"--set {name}=...", expected=", ".join(known),
+                             do="Check the spelling, or open the notebook's parameters cell.")
+
+
+def run_notebooks(books: Sequence[Path], workspace: str | Path, *, profile: str = "tiny", device: str = "auto",
+                  seed: int = 0, say: Callable[[str], None] | None = None, **overrides: Any) -> None:
+    """Execute notebooks in order into one workspace, skipping those whose code, parameters and inputs are unchanged.
+
+    Parameters: books, paths as of `select`; workspace, profile, device, seed as of `Workspace.open`; overrides,
+    parameters injected after the tagged cell of every notebook that has them; say, where progress lines go.
+    Writes executed/NN_name.ipynb and .html, and seconds and peak memory per notebook into summary.json.
+    Raises NotebookFailed at the first failing cell; the next call goes on from there.
+    """
+    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    ws = Workspace.open(workspace, profile=profile, seed=seed, device=device)
+    given = {"workspace": str(workspace), "profile": profile, "device": device, "seed": seed, **overrides}
+    left = _Estimate(books, ws)
+    for index, path in enumerate(books):
+        start = time.monotonic()
+        head = f"[{index + 1}/{len(books)}] {path.stem}"
+        book = inject(nbformat.read(path, as_version=4), given)
+        key = _key(ws, book, path.stem)
+        if _unchanged(ws, path.stem, key):
+            say(f"{head}: unchanged, skipped in {clock(time.monotonic() - start)}")
+            left.skip(path)
+            continue
+        say(f"{head}: {left.text(index)} left")
+        with ws._edit() as record:
+            record.setdefault("notebooks", {})[path.stem] = {"status": "running", "started": files.now()}
+        peak = _execute(ws, book, path, head, say)
+        seconds = time.monotonic() - start
+        left.done(path, seconds)
+        with ws._edit() as record:
+            record["notebooks"][path.stem].update(
+                status="done", seconds=round(seconds, 2), peak_mib=round(peak), parameters=_used(path, given))
+        ws.record(ws._load()["notebooks"][path.stem].get("stage", path.stem), seconds=round(seconds, 2),
+                  peak_mib=round(peak))
+        key = _key(ws, book, path.stem)  # what it read is known only now
+        with ws._edit() as record:
+            record["notebooks"][path.stem]["key"] = key
+        say(f"{head}: done in {clock(seconds)}, peak {peak:.0f} MiB")
+
+
+@contextlib.contextmanager
+def exclusive(ws: Workspace) -> Iterator[None]:
+    """Hold a workspace for one run: a second one at the same time is refused, a killed one leaves nothing locked."""
+    lock = FileLock(ws.path(".running"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError("Another run is at work in this workspace.", where=ws.label, got="a locked folder",
+                         expected="one run at a time", do="Wait for it, or use another --workspace.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def finish(ws: Workspace) -> None:
+    """Write the run's report again, now that every notebook has told its seconds and memory."""
+    from cellfm_nb.view import report
+
+    report.build(ws.folder)
+
+
+def inject(book: Any, given: dict[str, Any]) -> Any:
+    """Return a copy of a notebook with a cell after the tagged `parameters` cell that sets the given values."""
+    book = copy.deepcopy(book)
+    for index, cell in enumerate(book.cells):
+        if "parameters" in cell.metadata.get("tags", []):
+            names = [n.targets[0].id for n in ast.parse(cell.source).body if isinstance(n, ast.Assign)]
+            lines = [f"{name} = {given[name]!r}" for name in names if name in given]
+            extra = nbformat.v4.new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]},
+                                              id="injected-parameters")
+            book.cells.insert(index + 1, extra)
+            return book
+    return book
+
+
+def _used(path: Path, given: dict[str, Any]) -> dict[str, Any]:
+    return {**parameters(path), **{k: v for k, v in given.items() if k in parameters(path)}}
+
+
+def _key(ws: Workspace, book: Any, name: str) -> str:
+    """Digest what decides a notebook's results: its source, the package's, and the artifacts it read last time."""
+    package = Path(__file__).parent
+    code = [files.content_digest(p) for p in sorted(package.rglob("*.py"))]
+    reads = ws._load().get("notebooks", {}).get(name, {}).get("reads", [])
+    found = {r: ws.identity(r) if r == "summary" or ws.has(r) else None for r in reads}
+    return files.digest([[c.source for c in book.cells], code, found])
+
+
+def _unchanged(ws: Workspace, name: str, key: str) -> bool:
+    record = ws._load()
+    entry = record.get("notebooks", {}).get(name, {})
+    artifacts = record.get("artifacts", {})
+    return (entry.get("status") == "done" and entry.get("key") == key
+            and (ws.folder / "executed" / f"{name}.html").exists()
+            and all(ws.has(w) and files.signature(ws.path(w))[1] == artifacts[w]["stat"] for w in entry.get("writes", [])))
+
+
+def _execute(ws: Workspace, book: Any, path: Path, head: str, say: Callable[[str], None]) -> float:
+    home = os.environ.get("CELLFM_HOME") or str(files.resolve("."))
+    env = {**os.environ, "CELLFM_NOTEBOOK": path.stem, "CELLFM_HOME": home, "CELLFM_HEADLESS": "1",
+           "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),  # spinning threads starve shared cores
+           "PYTHONHASHSEED": "0"}
+    client = _Client(book, path, head, say, timeout=None, kernel_name="python3",
+                     resources={"metadata": {"path": home}})
+    try:
+        client.execute(env=env)
+    except CellExecutionError as error:
+        cell = book.cells[client.index]
+        told = [o for o in cell.outputs if o.output_type == "error"]
+        name, text = (told[0].ename, told[0].evalue) if told else (type(error).__name__, str(error))
+        raise NotebookFailed(_screen(path.stem, cell, name, text, told[0].traceback if told else []),
+                             2 if name == "InputError" else 1) from None
+    except DeadKernelError:
+        raise NotebookFailed(f"{path.stem}, cell {book.cells[client.index].id}: the kernel died "
+                             f"(peak {client.peak_mib:.0f} MiB). Memory may have run out: try a smaller profile.",
+                             1) from None
+    finally:
+        _save(ws, book, path.stem)
+    return client.peak_mib
+
+
+def _screen(name: str, cell: Any, error: str, text: str, traceback: list[str]) -> str:
+    """Fit a failure on one screen: where, which cell, what; the traceback's end only for surprises."""
+    lines = [f"Stopped in {name}, cell {cell.id}:", "", *(f"    {line}" for line in cell.source.splitlines()[:18]), ""]
+    if error == "InputError":
+        lines.append(text)
+    else:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback)).splitlines()
+        lines += [*(line[:160] for line in plain[-14:]), "", f"{error}: {text.splitlines()[0] if text else ''}"]
+    return "\n".join([*lines, "", "Everything before this cell is kept; the same command goes on from here."])
+
+
+def _save(ws: Workspace, book: Any, name: str) -> None:
+    from nbconvert import HTMLExporter
+
+    target = ws.folder / "executed"
+    target.mkdir(exist_ok=True)
+    html, _ = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(
+        book, resources={"metadata": {"name": name}})
+    for suffix, text in ((".ipynb", nbformat.writes(book)), (".html", html)):
+        temporary = target / f".partial-{name}{suffix}"
+        temporary.write_text(text)
+        os.replace(temporary, target / f"{name}{suffix}")
+
+
+class _Client(NotebookClient):
+    """A notebook client that relays the progress of long cells and watches the kernel's memory."""
+
+    def __init__(self, book: Any, path: Path, head: str, say: Callable[[str], None], **options: Any) -> None:
+        super().__init__(book, **options)
+        self.head, self.say, self.index, self.peak_mib = head, say, 0, 0.0
+        self._relayed = time.monotonic()
+        self._watching = threading.Event()
+        self.on_cell_start = self._cell_starts
+
+    async def async_start_new_kernel(self, **options: Any) -> None:
+        await super().async_start_new_kernel(**options)
+        pid = getattr(getattr(self.km.provisioner, "process", None), "pid", None)
+        if pid:
+            threading.Thread(target=self._watch, args=(pid,), daemon=True).start()
+
+    def _watch(self, pid: int) -> None:
+        try:
+            kernel = psutil.Process(pid)
+            while not self._watching.wait(0.25):
+                tree = [kernel, *kernel.children(recursive=True)]
+                self.peak_mib = max(self.peak_mib, sum(p.memory_info().rss for p in tree) / 2**20)
+        except psutil.Error:
+            return  # the kernel is gone: the notebook has ended
+
+    def _cell_starts(self, cell: Any, cell_index: int) -> None:
+        self.index, self._started = cell_index, time.monotonic()
+
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        if msg["msg_type"] in ("display_data", "update_display_data", "stream"):
+            content = msg["content"]
+            text = content.get("text") or content.get("data", {}).get("text/plain", "")
+            if text.strip() and time.monotonic() - self._relayed > RELAY_EVERY_S:
+                self._relayed = time.monotonic()
+                self.say(f"{self.head}: {cell.id}: {text.strip().splitlines()[-1][:110]}")
+        return super().process_message(msg, cell, cell_index)
+
+
+class _Estimate:
+    """Guess the time left from the last run, or from typical seconds scaled by how fast this machine was so far."""
+
+    def __init__(self, books: Sequence[Path], ws: Workspace) -> None:
+        last = ws._load().get("notebooks", {})
+        self.expected = [last.get(p.stem, {}).get("seconds") or TYPICAL_S.get(p.name[:2], 30) for p in books]
+        self.books = list(books)
+        self.ratio: list[float] = []
+
+    def skip(self, path: Path) -> None:
+        self.expected[self.books.index(path)] = 0.0
+
+    def done(self, path: Path, seconds: float) -> None:
+        self.ratio.append(seconds / max(self.expected[self.books.index(path)], 1.0))
+
+    def text(self, index: int) -> str:
+        pace = sorted(self.ratio)[len(self.ratio) // 2] if self.ratio else 1.0
+        return f"about {clock(pace * sum(self.expected[index:]))}"

@@ -1,0 +1,165 @@
+"""The command: every kind of bad input ends in one clear message and exit status 2, with nothing half-written."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from cellfm_nb import cli
+from cellfm_nb.workspace import Workspace
+
+PARTS = ("got:", "expected:", "what to do:")
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """An empty place to work in, as a new user would."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CELLFM_HOME", str(tmp_path))
+    return tmp_path
+
+
+def noise(*shape, dtype=np.uint16):
+    return np.random.default_rng(0).integers(90, 200, shape).astype(dtype)
+
+
+def save(path, array, axes="TZYX", spacing=True, **options):
+    about = {"axes": axes} | ({"PhysicalSizeX": 0.1, "PhysicalSizeY": 0.1, "PhysicalSizeZ": 0.25} if spacing else {})
+    tifffile.imwrite(path, array, ome=True, metadata=about, photometric="minisblack", **options)
+
+
+def missing(at):
+    return "nowhere.ome.tif"
+
+
+def text(at):
+    (at / "m.tif").write_text("this is no image")
+    return "m.tif"
+
+
+def truncated(at):
+    save(at / "m.ome.tif", noise(3, 20, 48, 48))
+    data = (at / "m.ome.tif").read_bytes()
+    (at / "m.ome.tif").write_bytes(data[: len(data) // 2])
+    return "m.ome.tif"
+
+
+def flat(at):
+    save(at / "m.ome.tif", noise(64, 64), "YX")
+    return "m.ome.tif"
+
+
+def rgb(at):
+    tifffile.imwrite(at / "m.tif", noise(20, 64, 64, 3, dtype=np.uint8), photometric="rgb")
+    return "m.tif"
+
+
+def small(at):
+    save(at / "m.ome.tif", noise(2, 6, 20, 20))
+    return "m.ome.tif"
+
+
+def empty_folder(at):
+    (at / "frames").mkdir()
+    return "frames"
+
+
+def no_spacing(at):
+    tifffile.imwrite(at / "m.tif", noise(3, 20, 48, 48), photometric="minisblack", metadata={"axes": "TZYX"})
+    return "m.tif"
+
+
+@pytest.mark.parametrize(("make", "says"), [
+    (missing, "nowhere"), (text, "tif"), (truncated, ""), (flat, "z"), (rgb, "RGB"), (small, "smaller than a crop"),
+    (empty_folder, ""), (no_spacing, "spacing")], ids=lambda v: getattr(v, "__name__", ""))
+def test_bad_movies_are_refused_before_anything_is_written(bench, capsys, make, says):
+    path = make(bench)
+    before = sorted(p.name for p in bench.rglob("*"))
+    assert cli.main(["run", "--movie", path]) == 2
+    message = capsys.readouterr().err
+    assert says in message and all(part in message for part in PARTS), message
+    assert sorted(p.name for p in bench.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--profile", "huge"], "tiny, workshop, full"),
+    (["--set", "nonsense=3"], "Unknown parameter"),
+    (["--set", "nonsense"], "NAME=VALUE"),
+    (["--from", "42"], "No notebook has this number"),
+    (["--from", "05", "--to", "03"], "--from comes after --to"),
+    (["--device", "tpu"], "auto, cpu or cuda"),
+    (["--spacing", "0.25,0.1"], "spacing"),
+    (["--spacing", "a,b,c"], "spacing"),
+    (["--spacing=-1,0.1,0.1"], "spacing"),
+    (["--dt", "soon"], "--dt"),
+    (["--workspace", "file/run"], "can't be written"),
+], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_options_are_refused(bench, capsys, options, says):
+    (bench / "file").write_text("")
+    assert cli.main(["run", *options]) == 2
+    message = capsys.readouterr().err
+    assert says in message and all(part in message for part in PARTS[:2]), message
+    assert not (bench / "runs").exists()
+
+
+def test_cuda_without_one(bench, capsys):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert cli.main(["run", "--device", "cuda"]) == 2
+    assert "No CUDA device" in capsys.readouterr().err and not (bench / "runs").exists()
+
+
+def test_a_workspace_of_another_movie(bench, capsys):
+    save(bench / "a.ome.tif", noise(2, 20, 48, 48))
+    Workspace.open("runs/a").claim_movie(None)
+    assert cli.main(["run", "--movie", "a.ome.tif", "--workspace", "runs/a"]) == 2
+    assert "another movie" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["nan", "infinite", "constant"])
+def test_bad_voxels_stop_the_import(bench, capsys, fault):
+    movie = noise(2, 20, 48, 48).astype(np.float32)
+    if fault == "constant":
+        movie[:] = 7
+    else:
+        movie[1, 3, 4, 5] = np.nan if fault == "nan" else np.inf
+    save(bench / "m.ome.tif", movie)
+    assert cli.main(["run", "--movie", "m.ome.tif", "--from", "01", "--to", "01"]) == 2
+    message = capsys.readouterr().err
+    assert "01_meet_the_movie" in message and all(part in message for part in PARTS), message
+    run = bench / "runs" / "m"
+    assert not (run / "movie.ome.zarr").exists() and not list(run.rglob(".partial*"))
+
+
+def test_a_failing_cell_is_told_in_one_screen(bench, capsys, monkeypatch):
+    import nbformat
+
+    from cellfm_nb import notebooks
+
+    book = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell('workspace = "runs/demo"  # folder', id="parameters", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print('fine')", id="goes-well"),
+        nbformat.v4.new_code_cell("1 / 0", id="divides-by-zero")])
+    nbformat.write(book, bench / "00_fails.ipynb")
+    monkeypatch.setattr(notebooks, "folder", lambda: bench)
+    assert cli.main(["run"]) == 1
+    message = capsys.readouterr().err
+    assert "00_fails" in message and "divides-by-zero" in message and "ZeroDivisionError" in message
+    assert len(message.splitlines()) < 50 and (bench / "runs/demo/executed/00_fails.html").exists()
+
+
+def test_checksum_mismatch(bench, capsys, monkeypatch):
+    monkeypatch.setenv("CELLFM_CACHE", str(bench / "cache"))
+    monkeypatch.setenv("CELLFM_DATA", str(bench / "data"))
+    (bench / "data").mkdir()
+    (bench / "data" / "pycudadecon-0.5.1.tar.gz").write_bytes(b"not the archive")
+    assert cli.main(["data", "fetch", "llsm_pycudadecon"]) == 2
+    message = capsys.readouterr().err
+    assert "sha256" in message and all(part in message for part in PARTS)
+
+
+def test_version_and_help(capsys):
+    for option in ("--version", "--help"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([option])
+        assert stop.value.code == 0

@@ -1,0 +1,105 @@
+"""The main job: every notebook in the tiny profile, and what it leaves behind."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from cellfm_nb.notebooks import listing
+
+pytestmark = pytest.mark.xdist_group("run")
+ARTIFACTS = [
+    "workspace.json", "movie.ome.zarr", "truth/positions.csv", "truth/tracks.csv", "truth/events.csv", "truth/labels.zarr",
+    "curate/quality.csv", "curate/crops-000000.tar", "pretrain/encoder.safetensors", "pretrain/config.json",
+    "pretrain/log.csv", "repair/encoder.safetensors", "repair/config.json", "repair/defects.csv",
+    "stream/features.zarr", "stream/pca.npz", "stream/activation.zarr", "movie.ome.zarr/labels",
+    "segment/objects.parquet", "track/tracks.csv", "track/events.csv", "track/tracks.geff", "track/ctc",
+    "track/trackmate.xml", "figures", "executed", "summary.json", "report.html"]  # fmt: skip
+
+
+def cellfm(home, *options):
+    env = {**os.environ, "CELLFM_HOME": str(home), "OMP_NUM_THREADS": "2"}
+    return subprocess.run([sys.executable, "-m", "cellfm_nb.cli", *options], cwd=home, env=env, capture_output=True,
+                          text=True)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    done = cellfm(home, "run")
+    assert done.returncode == 0, done.stderr[-4000:]
+    return home
+
+
+@pytest.fixture(scope="module")
+def demo(home):
+    return home / "runs" / "demo"
+
+
+def test_everything_is_there(demo):
+    assert not [name for name in ARTIFACTS if not (demo / name).exists()]
+    assert sorted(p.stem for p in (demo / "executed").glob("*.html")) == [p.stem for p in listing().values()]
+    assert not list(demo.rglob(".partial*")) and not list(demo.rglob(".old*"))
+
+
+def test_each_figure_comes_with_its_data(demo):
+    stems = {p.stem for p in (demo / "figures").glob("*.svg")}
+    assert stems
+    for stem in stems:
+        assert all((demo / "figures" / f"{stem}{s}").stat().st_size > 0 for s in (".svg", ".png", ".pdf", ".csv"))
+
+
+def test_time_and_memory(demo):
+    summary = json.loads((demo / "summary.json").read_text())
+    assert len(summary) >= 12
+    assert all(row["seconds"] > 0 and row["peak_mib"] < 6 * 1024 for row in summary.values())
+
+
+def test_scores_stand_beside_the_peer(demo):
+    """Floors far under what the defaults reach: they catch a broken stage, not noise."""
+    score = json.loads((demo / "summary.json").read_text())["score"]
+    assert score["detection_f1"] > 0.8 and score["link_f1"] > 0.7 and 0 < score["hota"] <= 1
+    assert any("trackpy" in name for name in score)
+
+
+def test_tables_have_the_promised_columns(demo):
+    tracks = pd.read_csv(demo / "track/tracks.csv")
+    assert list(tracks.columns) == ["track_id", "frame", "t_s", "z", "y", "x", "z_um", "y_um", "x_um", "label", "mass",
+                                    "volume_um3", "score", "parent_id", "gap"]
+    assert tracks.track_id.nunique() > 20 and tracks.notna().all().all()
+
+
+def test_report_is_one_file_without_paths(demo):
+    text = (demo / "report.html").read_text()
+    sources = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: sources.extend(v for k, v in attrs if k in ("src", "srcset") and v)
+    parser.feed(text)
+    assert sources and all(s.startswith("data:") for s in sources)
+    assert len(text) < 8e6 and "simulated" in text
+
+
+@pytest.mark.parametrize("number", [f"{n:02d}" for n in range(12)])
+def test_executed_pages_are_whole_and_leak_no_path(demo, home, number):
+    page = next((demo / "executed").glob(f"{number}_*.html")).read_text()
+    assert str(home) not in page and str(ROOT) not in page and os.path.expanduser("~") + "/" not in page
+    book = json.loads(next((demo / "executed").glob(f"{number}_*.ipynb")).read_text())
+    code = [c for c in book["cells"] if c["cell_type"] == "code"]
+    assert all(c["execution_count"] for c in code)
+    told = [o for c in code for o in c["outputs"]]
+    warnings = "".join("".join(o.get("text", "")) for o in told if o.get("name") == "stderr")
+    assert not re.search(r"Warning", warnings), warnings[:600]
+
+
+def test_running_again_skips_everything_within_30_s(home):
+    start = time.monotonic()
+    done = cellfm(home, "run")
+    assert done.returncode == 0 and done.stderr.count("unchanged, skipped") == 12, done.stderr
+    assert time.monotonic() - start < 30
