@@ -1,0 +1,1 @@
+"""Compare arrays and tables with truth: detections, instances, tracks, and the health of features."""
