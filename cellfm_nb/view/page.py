@@ -7,7 +7,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,24 +68,18 @@ def paragraph(sentence: str, css: str = "") -> str:
     return f'<p class="{css}">{text(sentence)}</p>' if css else f"<p>{text(sentence)}</p>"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", best: str = "") -> str:
-    """Return a table; columns of numbers are set to the right.
-
-    best: "row" marks the largest number of each row in bold.
-    """
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "",
+          bold: Collection[tuple[int, int]] = ()) -> str:
+    """Return a table; columns of numbers are set to the right, the (row, column) cells named in bold."""
     rows = [list(row) for row in rows]
     if not rows:
         return ""
     numeric = [all(row[k] is None or isinstance(row[k], Number) for row in rows) for k in range(len(head))]
     lines = [f"<caption>{text(caption)}</caption>"] if caption else []
     lines.append("<tr>" + "".join(f"<th{' class=n' * n}>{text(h)}</th>" for h, n in zip(head, numeric, strict=True)))
-    for row in rows:
-        numbers = [v for v in row if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
-        top = max(numbers, default=None) if best == "row" and len(set(numbers)) > 1 else None
-        cells = []
-        for value, n in zip(row, numeric, strict=True):
-            css = " ".join(["n"] * n + ["best"] * (top is not None and value == top))
-            cells.append(f'<td class="{css}">{show(value)}</td>')
+    for i, row in enumerate(rows):
+        css = [" ".join(["n"] * n + ["best"] * ((i, k) in bold)) for k, n in enumerate(numeric)]
+        cells = [f'<td class="{c}">{show(value)}</td>' for c, value in zip(css, row, strict=True)]
         lines.append("<tr>" + "".join(cells))
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 

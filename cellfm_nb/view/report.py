@@ -18,6 +18,7 @@ STAGES = {"movie": "Movie", "simulate": "Movie", "curate": "Curation", "pretrain
           "figures": "Figures"}  # fmt: skip
 BOOKKEEPING = ("seconds", "peak_mib")  # shown in the table of times instead
 PEER = "trackpy"
+LESS_IS_BETTER = ("error", "rmse", "switch", "false", "missed", "seconds", "mib")
 CAPTIONS = {
     "overview": "One frame: the volume, its features as colours, the segmented objects, the tracks.",
     "learning_curves": "Losses while the encoder learned.",
@@ -132,9 +133,9 @@ def warnings(record: Mapping, summary: Mapping, folder: Path) -> Iterator[str]:
 
 
 def scores(summary: Mapping) -> str:
-    """Set every score that a peer has too beside the peer's, larger number in bold where larger is better."""
+    """Set every score that a peer has too beside the peer's, the better of the two in bold."""
     metrics = dict(flat(summary.get("score", {})))
-    rows = []
+    rows, bold = [], set()
     for name, theirs in metrics.items():
         if PEER not in name:
             continue
@@ -143,9 +144,12 @@ def scores(summary: Mapping) -> str:
                      if k in metrics), None)  # fmt: skip
         if isinstance(ours, int | float) or isinstance(theirs, int | float):
             label, unit = page.named(bare)
+            if None not in (ours, theirs) and ours != theirs:
+                less_is_better = any(word in bare for word in LESS_IS_BETTER)
+                bold.add((len(rows), 2 if (ours > theirs) != less_is_better else 3))
             rows.append([label, unit, ours, theirs])
     note = "Both on the same simulated movie. Distances and thresholds are stated in notebook 09."
-    return page.table(["", "unit", "ours", PEER], rows, caption=note) if rows else ""
+    return page.table(["", "unit", "ours", PEER], rows, caption=note, bold=bold)
 
 
 def pictures(folder: Path) -> Iterator[str]:
