@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.simulate.optics import check_spacing
+from cellfm_nb.spacing import parse_spacing
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class SceneConfig:
         if len(shape) != 4 or not all(float(n).is_integer() and n >= 1 for n in shape):
             raise _bad("shape", self.shape, "four whole numbers >= 1: frames, z, y, x")
         object.__setattr__(self, "shape", tuple(int(n) for n in shape))
-        object.__setattr__(self, "spacing_um", check_spacing(self.spacing_um))
+        object.__setattr__(self, "spacing_um", parse_spacing(self.spacing_um, "SceneConfig.spacing_um"))
         object.__setattr__(self, "radius_um", tuple(float(r) for r in self.radius_um))
         for name in ("dt_s", "snr", "bleach_s", "run_s"):
             if not getattr(self, name) > 0:
@@ -69,6 +70,12 @@ class SceneConfig:
             raise _bad("radius_um", self.radius_um, "two numbers, 0 <= smallest <= largest <= 0.5")
         if self.envelope not in ("cell", "box"):
             raise _bad("envelope", self.envelope, '"cell" or "box"')
+
+    @classmethod
+    def from_sizes(cls, sizes: Any, **more: Any) -> SceneConfig:
+        """Make a scene from a profile's movie settings (n_frames, shape, spacing_um, dt_s, n_puncta, snr)."""
+        return cls(shape=(sizes.n_frames, *sizes.shape), spacing_um=parse_spacing(sizes.spacing_um), dt_s=sizes.dt_s,
+                   n_puncta=sizes.n_puncta, snr=sizes.snr, **more)
 
     @property
     def size_um(self) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage, optimize
 
 from cellfm_nb.errors import InputError
+from cellfm_nb.spacing import parse_spacing
 
 Triple = tuple[float, float, float]
 DEFAULT_SIGMA_UM: Triple = (0.35, 0.13, 0.13)  # of the lattice light-sheet PSF of `llsm_pycudadecon`, rounded
@@ -82,7 +83,7 @@ class Psf:
         if not (np.isfinite(positions).all() and (photons >= 0).all() and (radii >= 0).all()):
             raise InputError("Puncta can't be drawn.", got="a position that is no number, or negative light or size",
                              expected="finite positions, photons >= 0, radius >= 0", do="Check the table of puncta.")
-        check_spacing(spacing_um)
+        parse_spacing(spacing_um)
         volume = np.zeros(shape, np.float32)
         for position, light, radius in zip(positions, photons, radii, strict=True):
             patch, corner = self.patch(position, radius, spacing_um)
@@ -100,23 +101,14 @@ def overlap(corner: np.ndarray, size: tuple[int, ...], shape: tuple[int, ...]) -
     return inside, part
 
 
-def check_spacing(spacing_um: Triple) -> Triple:
-    """Return (z, y, x) spacing in um; raise InputError unless it is three positive numbers."""
-    values = tuple(float(s) for s in spacing_um)
-    if len(values) != 3 or not all(math.isfinite(s) and s > 0 for s in values):
-        raise InputError("Bad voxel spacing.", got=spacing_um, expected="three positive numbers, z, y, x, in um",
-                         do="Give the size of one voxel, e.g. (0.25, 0.1, 0.1).")
-    return values
-
-
 def gaussian_psf(sigma_um: Triple = DEFAULT_SIGMA_UM, spacing_um: Triple | None = None) -> Psf:
     """Make a Gaussian PSF, the one used when no measured one can be reached.
 
     Parameters: sigma_um (z, y, x); spacing_um of the kernel's samples, default sigma/2 (fine enough that sampling
     loses nothing; more than sigma/1.4 is refused). Returns: Psf. Raises InputError on sizes that are not positive.
     """
-    sigma = check_spacing(sigma_um)
-    spacing = tuple(s / 2 for s in sigma) if spacing_um is None else check_spacing(spacing_um)
+    sigma = parse_spacing(sigma_um, "sigma_um")
+    spacing = tuple(s / 2 for s in sigma) if spacing_um is None else parse_spacing(spacing_um)
     if any(h > s / 1.4 for h, s in zip(spacing, sigma, strict=True)):
         raise InputError("This spacing undersamples the PSF.", got=f"spacing {spacing} for sigma {sigma} um",
                          expected="spacing <= sigma / 1.4 on every axis",
@@ -137,7 +129,7 @@ def measured_psf(image: np.ndarray, spacing_um: Triple, source: str = "measured"
     moved onto the middle sample, cropped to REACH sigma, sum 1. sigma_um: least-squares Gaussians along the axes.
     Raises InputError: not 3D, values that are no numbers, no bead above the noise, or a bead at the rim.
     """
-    image, spacing = np.asarray(image, np.float64), check_spacing(spacing_um)
+    image, spacing = np.asarray(image, np.float64), parse_spacing(spacing_um)
     if image.ndim != 3 or min(image.shape, default=0) < 5 or not np.isfinite(image).all():
         raise InputError("Not a PSF image.", got=f"shape {image.shape}, finite {bool(np.isfinite(image).all())}",
                          expected="a finite (z, y, x) volume, at least 5 voxels on a side", do="Give a bead stack.")
