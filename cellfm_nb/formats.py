@@ -61,20 +61,7 @@ def read_tiff(path: Path, axes: str | None = None) -> Source:
     Parameters: path; axes, names of the file's axes where the file does not name them (its own names give way).
     Raises InputError: not a TIFF, cut short, an RGB or 2D image, axes the file does not name.
     """
-    with _complaints() as said:
-        try:
-            file = tifffile.TiffFile(path)
-            series = file.series[0]
-        except (tifffile.TiffFileError, OSError, IndexError, ValueError) as error:
-            raise InputError("This file can't be read as TIFF.", where=path, got=str(error).split("\n")[0],
-                             expected="a TIFF, ImageJ TIFF or OME-TIFF image",
-                             do="Open it in Fiji; export it again from the microscope's software.") from None
-        size, missing = path.stat().st_size, any(page is None for page in series.pages)
-        needed = 0 if missing else _bytes_needed(series)
-    if said or missing or needed > size:
-        raise InputError("This TIFF is cut short or damaged.", where=path, expected="a complete file",
-                         got=f"{size} bytes" + (f" of {needed}" if needed > size else "; pages it lists are missing"),
-                         do="Copy it again and compare the sizes.")
+    file, series = _open_tiff(path)
     if file.is_ome:
         source = Source(None, "", "OME-XML", *_ome_scale(file.ome_metadata))
     elif file.is_imagej:
@@ -94,6 +81,26 @@ def read_tiff(path: Path, axes: str | None = None) -> Source:
 
         source.data = zarr.open_array(series.aszarr(level=0), mode="r")
     return source
+
+
+def _open_tiff(path: Path) -> tuple[tifffile.TiffFile, tifffile.TiffPageSeries]:
+    """Open a TIFF and make sure that every pixel it promises is in the file."""
+    with _complaints() as said:
+        try:
+            file = tifffile.TiffFile(path)
+            series = file.series[0]
+            missing = any(page is None for page in series.pages)
+            needed = 0 if missing else _bytes_needed(series)
+        except (tifffile.TiffFileError, OSError, IndexError, ValueError) as error:
+            raise InputError("This file can't be read as TIFF.", where=path, got=str(error).split("\n")[0],
+                             expected="a TIFF, ImageJ TIFF or OME-TIFF image, complete",
+                             do="Open it in Fiji; copy or export it again.") from None
+    size = path.stat().st_size
+    if said or missing or needed > size:
+        got = f"{size} bytes of {needed}" if needed > size else f"{size} bytes; pages it lists are missing"
+        raise InputError("This TIFF is cut short or damaged.", where=path, got=got, expected="a complete file",
+                         do="Copy it again and compare the sizes.")
+    return file, series
 
 
 def read_folder(path: Path, axes: str | None = None) -> Source:
@@ -165,7 +172,8 @@ def _complaints() -> Iterator[list[str]]:
     """Collect what tifffile logs about a damaged file, which it otherwise reads as a shorter one."""
     said: list[str] = []
     handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.addFilter(lambda record: re.search("offset|corrupt", record.getMessage()) is not None)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("tifffile")
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)

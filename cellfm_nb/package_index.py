@@ -143,8 +143,8 @@ def _find_link(config: PipConfig, page: str, artifact: str) -> str | None:
         path = _local(page)
         if (path / artifact).is_file():
             return (path / artifact).resolve().as_uri()
-        text, base = (path / "index.html" if path.is_dir() else path).read_text(), path.resolve().as_uri() + "/"
-        links = _links(text)
+        base = path.resolve().as_uri() + ("/" if path.is_dir() else "")
+        links = _links((path / "index.html" if path.is_dir() else path).read_text())
     else:
         response = config.get(page, headers={"Accept": ACCEPT})
         base = response.url
