@@ -172,7 +172,7 @@ def _key(ws: Workspace, book: Any, name: str) -> str:
     package = Path(__file__).parent
     code = [files.content_digest(p) for p in sorted(package.rglob("*.py"))]
     reads = ws._load().get("notebooks", {}).get(name, {}).get("reads", [])
-    found = {r: ws.identity(r) if r == "summary" or ws.has(r) else None for r in reads}
+    found = {r: ws.identity(r) if ws.has(r) else None for r in reads}
     return files.digest([[c.source for c in book.cells], code, found])
 
 
@@ -191,6 +191,7 @@ def _execute(ws: Workspace, book: Any, path: Path, head: str, say: Callable[[str
            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),  # spinning threads starve shared cores
            "PYTHONHASHSEED": "0"}
     client = _Client(book, path, head, say, timeout=None, kernel_name="python3",
+                     extra_arguments=["--IPKernelApp.log_level=ERROR"],
                      resources={"metadata": {"path": home}})
     try:
         client.execute(env=env)

@@ -150,9 +150,9 @@ class Workspace:
     def identity(self, name: str) -> str:
         """Return the content digest of an artifact (its key where it is too large to hash)."""
         entry = self.artifacts.get(name)
-        if name == "summary":
+        if name == "summary.json":  # without what differs from run to run, and the stages that come after its readers
             return digest({stage: {k: v for k, v in row.items() if k not in ("seconds", "peak_mib")}
-                           for stage, row in self._summary().items() if stage not in ("figures", "own_data")})
+                           for stage, row in self.summary.items() if stage not in ("figures", "own_data")})
         path = self.path(name)
         size, stat = signature(path)
         if entry and entry["stat"] == stat:
@@ -220,23 +220,23 @@ class Workspace:
         """Return the sizes of a stage in this run's profile, with the overrides that are not None."""
         return profiles.settings(self.profile, stage, **overrides)
 
-    def record(self, stage: str, **numbers: Any) -> None:
-        """Write metrics of a stage into summary.json, {stage: {metric: number}}."""
+    def record(self, stage: str, **numbers: Any) -> dict[str, Any]:
+        """Write metrics of a stage into summary.json, {stage: {metric: number}}; return that stage's metrics."""
         with self._lock():
-            summary = self._summary()
+            summary = self.summary
             summary.setdefault(stage, {}).update({k: plain(v) for k, v in numbers.items()})
             write_json(self.path("summary.json"), summary)
         if self.notebook:
             with self._edit() as record:
                 record.setdefault("notebooks", {}).setdefault(self.notebook, {})["stage"] = stage
+        return summary[stage]
 
     @property
     def summary(self) -> dict[str, dict[str, Any]]:
-        """The metrics recorded so far, {stage: {metric: number}}."""
-        self._note("reads", "summary")
-        return self._summary()
+        """The metrics recorded so far, {stage: {metric: number}}.
 
-    def _summary(self) -> dict[str, dict[str, Any]]:
+        A look, not an input: a notebook that depends on other stages' numbers says ws.read("summary.json").
+        """
         path = self.path("summary.json")
         return json.loads(path.read_text()) if path.exists() else {}
 

@@ -1,5 +1,7 @@
 """The command: every kind of bad input ends in one clear message and exit status 2, with nothing half-written."""
 
+import os
+
 import numpy as np
 import pytest
 import tifffile
@@ -152,7 +154,9 @@ def test_checksum_mismatch(bench, capsys, monkeypatch):
     monkeypatch.setenv("CELLFM_CACHE", str(bench / "cache"))
     monkeypatch.setenv("CELLFM_DATA", str(bench / "data"))
     (bench / "data").mkdir()
-    (bench / "data" / "pycudadecon-0.5.1.tar.gz").write_bytes(b"not the archive")
+    archive = bench / "data" / "pycudadecon-0.5.1.tar.gz"
+    archive.touch()
+    os.truncate(archive, 52352942)  # the right size, the wrong bytes
     assert cli.main(["data", "fetch", "llsm_pycudadecon"]) == 2
     message = capsys.readouterr().err
     assert "sha256" in message and all(part in message for part in PARTS)

@@ -146,9 +146,9 @@ def test_summary_keeps_numbers_and_nulls(ws):
     ws.record("score", f1=np.float32(0.5), bad=float("nan"), n=3)
     ws.record("score", hota=0.25)
     assert ws.summary == {"score": {"f1": 0.5, "bad": None, "n": 3, "hota": 0.25}}
-    before = ws.identity("summary")
+    before = ws.identity("summary.json")
     ws.record("score", seconds=3.0)
-    assert ws.identity("summary") == before  # time spent is no input
+    assert ws.identity("summary.json") == before  # time spent is no input
 
 
 def test_another_movie_is_refused(ws, tmp_path):
