@@ -2,10 +2,11 @@
 
 from cellfm_nb.simulate.camera import Camera, camera_from_stack
 from cellfm_nb.simulate.config import SceneConfig
-from cellfm_nb.simulate.motion import Truth, simulate_tracks
-from cellfm_nb.simulate.movie import simulate_movie, write_simulated, write_truth
+from cellfm_nb.simulate.motion import simulate_tracks
+from cellfm_nb.simulate.movie import simulate_movie, write_simulated
 from cellfm_nb.simulate.optics import Psf, gaussian_psf, measured_psf
 from cellfm_nb.simulate.scene import Scene
+from cellfm_nb.simulate.truth import Truth, write_truth
 
 __all__ = ["Camera", "Psf", "Scene", "SceneConfig", "Truth", "camera_from_stack", "gaussian_psf", "measured_psf",
            "simulate_movie", "simulate_tracks", "write_simulated", "write_truth"]

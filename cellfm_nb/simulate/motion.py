@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import pandas as pd
 from cellfm_nb.seeds import rng
 from cellfm_nb.simulate.cell import Cell
 from cellfm_nb.simulate.config import SceneConfig
+from cellfm_nb.simulate.truth import Truth
 
 REST = 3  # frames after birth in which a punctum neither splits nor merges
 CAPTURE_UM = 1.6  # partners of a merge are looked for within this distance
@@ -30,24 +31,6 @@ class Punctum:
     partner: int = -1
     waiting: int = 0  # frames spent walking to the partner
     dark: int = 0  # frames still dark
-
-
-@dataclass
-class Truth:
-    """Hold the exact tables of a scene (columns as written to truth/*.csv), and the label masks when made in memory.
-
-    positions: one row a punctum and frame, dark ones too (visible False); z, y, x in voxels; mass is the light it
-    gives in that frame, bleaching included, blinking not: relative from `simulate_tracks`, photoelectrons from
-    `simulate_movie`. tracks: start, end, parent_id (-1 none; a merge's child has the brighter parent). events: split
-    and merge. labels: (t, z, y, x) uint32, track_id + 1, or None. camera, psf: what the movie was taken with.
-    """
-
-    config: SceneConfig
-    positions: pd.DataFrame
-    tracks: pd.DataFrame
-    events: pd.DataFrame
-    labels: np.ndarray | None = None
-    made_with: dict[str, object] = field(default_factory=dict)
 
 
 def simulate_tracks(config: SceneConfig, seed: int = 0) -> Truth:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from cellfm_nb.movie import write_frames
 from cellfm_nb.progress import track
 from cellfm_nb.simulate.camera import Camera, camera_from_stack
 from cellfm_nb.simulate.config import SceneConfig
-from cellfm_nb.simulate.motion import Truth
 from cellfm_nb.simulate.optics import Psf, measured_psf
 from cellfm_nb.simulate.scene import Scene
+from cellfm_nb.simulate.truth import Truth, write_truth
 
+Sparse = tuple[np.ndarray, np.ndarray]  # flat indices of the labelled voxels, their labels
 SIMULATED = "simulated"  # the name and the note every such movie carries
 
 
@@ -38,25 +38,6 @@ def simulate_movie(config: SceneConfig | None = None, psf: Psf | None = None, ca
     return frames, dataclasses.replace(scene.truth, labels=labels)
 
 
-def write_truth(folder: Path, truth: Truth, labels: Iterator[np.ndarray] | None = None) -> None:
-    """Write positions.csv, tracks.csv, events.csv, scene.json and labels.zarr into a folder.
-
-    Parameters: folder, made when absent; truth; labels, frames (z, y, x) uint32, default truth.labels.
-    labels.zarr is OME-Zarr (t, 1, z, y, x) uint32: `Movie.open(folder / "labels.zarr")` reads it.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("positions", "tracks", "events"):
-        getattr(truth, name).to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    scene = {"made_with": truth.made_with, "scene": dataclasses.asdict(truth.config)}
-    (folder / "scene.json").write_text(json.dumps(scene, indent=1) + "\n")
-    frames = iter(truth.labels) if labels is None and truth.labels is not None else labels
-    if frames is not None:
-        config = truth.config
-        write_frames(folder / "labels.zarr", frames, config.shape, np.uint32, config.spacing_um, config.dt_s,
-                     name="truth", labels=True)
-
-
 def write_simulated(movie_path: Path, truth_path: Path, config: SceneConfig | None = None,
                     psf: Psf | Path | None = None, camera: Camera | Path | None = None, seed: int = 0,
                     psf_spacing_um: tuple[float, float, float] = (0.1, 0.1, 0.1)) -> None:
@@ -72,11 +53,28 @@ def write_simulated(movie_path: Path, truth_path: Path, config: SceneConfig | No
     if isinstance(camera, str | Path):
         camera = camera_from_stack(read_stack(camera), source=f"measured on {Path(camera).name}")
     scene = Scene(config, psf, camera, seed)
-    shown = track(range(config.shape[0]), "simulate", total=config.shape[0])
-    write_frames(movie_path, (scene.render(t)[0] for t in shown), config.shape, np.uint16, config.spacing_um,
+    masks: list[Sparse] = []  # kept while the frames go by: few voxels carry a label
+    write_frames(movie_path, _taken(scene, masks), config.shape, np.uint16, config.spacing_um,
                  config.dt_s, name=SIMULATED, notes=[SIMULATED, f"PSF: {scene.psf.source}",
                                                      f"camera: {scene.camera.source}"])
-    write_truth(truth_path, scene.truth, (scene.labels(t) for t in range(config.shape[0])))
+    write_truth(truth_path, scene.truth, _dense(masks, config.shape[1:]))
+
+
+def _taken(scene: Scene, masks: list[Sparse]) -> Iterator[np.ndarray]:
+    """Yield the frames of a scene; note where each one's labels are, and which."""
+    for t in track(range(scene.config.shape[0]), "simulate", total=scene.config.shape[0]):
+        frame, labels = scene.render(t)
+        where = np.flatnonzero(labels)
+        masks.append((where, labels.flat[where]))
+        yield frame
+
+
+def _dense(masks: list[Sparse], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield label volumes (z, y, x) uint32 from their labelled voxels."""
+    for where, values in masks:
+        labels = np.zeros(shape, np.uint32)
+        labels.flat[where] = values
+        yield labels
 
 
 def read_stack(path: Path) -> np.ndarray:

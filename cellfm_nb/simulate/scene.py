@@ -11,8 +11,9 @@ from cellfm_nb.seeds import rng
 from cellfm_nb.simulate.camera import Camera
 from cellfm_nb.simulate.cell import Cell
 from cellfm_nb.simulate.config import SceneConfig
-from cellfm_nb.simulate.motion import Truth, simulate_tracks
+from cellfm_nb.simulate.motion import simulate_tracks
 from cellfm_nb.simulate.optics import Psf, gaussian_psf, overlap
+from cellfm_nb.simulate.truth import Truth
 
 
 class Scene:

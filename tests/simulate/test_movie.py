@@ -10,12 +10,16 @@ import pytest
 import tifffile
 
 from cellfm_nb.errors import InputError
+from cellfm_nb.manifest import locate
 from cellfm_nb.movie import Movie
+from cellfm_nb.profiles import settings
 from cellfm_nb.simulate import (
     Camera,
     Scene,
     SceneConfig,
+    camera_from_stack,
     gaussian_psf,
+    measured_psf,
     simulate_movie,
     write_simulated,
 )
@@ -115,6 +119,22 @@ def test_optics_and_camera_are_taken_from_files(tmp_path):
     made = json.loads((tmp_path / "truth" / "scene.json").read_text())["made_with"]
     assert np.allclose(made["psf_sigma_um"], (0.3, 0.15, 0.15), rtol=0.03)
     assert made["camera"]["offset"] == pytest.approx(113, abs=3) and "bead.tif" in made["psf"]
+
+
+def test_the_real_bead_and_stack_give_plausible_optics():
+    files = locate("llsm_pycudadecon")
+    if files is None:
+        pytest.skip("llsm_pycudadecon is not on this machine: cellfm data fetch llsm_pycudadecon")
+    psf = measured_psf(tifffile.imread(files["psf.tif"]), (0.1, 0.101, 0.101))
+    assert np.allclose(psf.sigma_um, (0.29, 0.13, 0.13), rtol=0.1)
+    camera = camera_from_stack(tifffile.imread(files["im_raw.tif"]))
+    assert 95 < camera.offset < 100 and 1.7 < camera.gain < 2.8 and 0.5 <= camera.read_noise < 2.5
+    assert 3 < camera.background < 15
+
+
+def test_a_scene_is_made_from_a_profile():
+    config = SceneConfig.from_sizes(settings("tiny", "movie", spacing_um="0.3, 0.12, 0.12", snr=2.0))
+    assert config.shape == (20, 40, 144, 144) and config.spacing_um == (0.3, 0.12, 0.12) and config.snr == 2.0
 
 
 @pytest.mark.parametrize("bad", ["absent.tif", "text.tif", "flat.tif"])
