@@ -46,7 +46,8 @@ class Canonical:
         block = np.expand_dims(block, [i for i, a in enumerate(ORDER) if a not in self.axes])
         rest = tuple(0 if not isinstance(k, slice) else picks[a] if a not in self.axes else slice(None)
                      for a, k in zip(ORDER, key, strict=True))
-        return block[rest].astype(self.dtype, copy=False)
+        # memory of a file or of the caller is not handed out: a slice may be written to
+        return block[rest].astype(self.dtype, copy=isinstance(self.array, np.ndarray))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[...].astype(dtype or self.dtype, copy=False)

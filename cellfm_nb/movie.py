@@ -14,6 +14,7 @@ from cellfm_nb import formats, omezarr
 from cellfm_nb.axes import ORDER, canonical, check
 from cellfm_nb.errors import InputError
 from cellfm_nb.omezarr import list_labels
+from cellfm_nb.progress import track
 from cellfm_nb.spacing import parse_dt, parse_spacing
 from cellfm_nb.writing import as_labels, write_frames
 
@@ -85,12 +86,13 @@ class Movie:
         return self.shape[1]
 
     def frame(self, t: int, c: int = 0) -> np.ndarray:
-        """Load one volume: (z, y, x), the movie's dtype in native byte order."""
+        """Load one volume: (z, y, x), the movie's dtype in native byte order, yours to change."""
         for index, n, axis in ((t, self.n_frames, "frame"), (c, self.n_channels, "channel")):
             if not -n <= index < n:
                 raise InputError(f"There is no such {axis}.", where=self.name, got=index, expected=f"0 to {n - 1}",
                                  do=f"Choose a {axis} of the movie.")
-        return np.asarray(self.data[t % self.n_frames, c % self.n_channels]).astype(self.dtype, copy=False)
+        volume = np.asarray(self.data[t % self.n_frames, c % self.n_channels])
+        return volume.astype(self.dtype, copy=isinstance(self.data, np.ndarray))
 
     def frames(self) -> Iterator[np.ndarray]:
         """Load one time point after the other: (c, z, y, x)."""
@@ -151,7 +153,8 @@ def import_movie(out_path: PathLike, path: PathLike, spacing_um: str | Sequence[
     """Open a user's movie (see `Movie.open`), check every voxel, and write it to out_path as OME-Zarr 0.5."""
     movie = Movie.open(path, spacing_um, dt_s, axes)
     origin = f"imported from {movie.source}; spacing {movie.spacing_source}, interval {movie.dt_source}"
-    write_frames(out_path, movie.checked_frames(), movie.shape, movie.dtype, movie.spacing_um, movie.dt_s, movie.name,
+    frames = track(movie.checked_frames(), "import", total=movie.n_frames)
+    write_frames(out_path, frames, movie.shape, movie.dtype, movie.spacing_um, movie.dt_s, movie.name,
                  notes=[origin, *movie.notes])
 
 

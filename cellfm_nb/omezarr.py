@@ -89,8 +89,7 @@ def write(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, ...], dtyp
         for t, frame in enumerate(frames):
             for level in levels:
                 level[t] = frame
-                frame = frame[..., ::2, ::2] if labels else _halve(frame)
-                frame = frame[..., : shape[3], : shape[4]]
+                frame = _halve(frame, labels)
         group.attrs.update(_metadata(factors, spacing_um, dt_s, name, labels, list(notes)))
 
 
@@ -100,10 +99,12 @@ def _chunks(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
     return (1, 1, *(-(-n // -(-n // CHUNK[a])) for n, a in zip(sizes, "zyx", strict=True)))
 
 
-def _halve(frame: np.ndarray) -> np.ndarray:
-    """Average 2 x 2 pixels in y, x; frame (c, z, y, x), same dtype."""
+def _halve(frame: np.ndarray, labels: bool) -> np.ndarray:
+    """Average 2 x 2 pixels in y, x, or take one of them for labels; frame (c, z, y, x), same dtype."""
     c, z, y, x = frame.shape
     tiles = frame[..., : y // 2 * 2, : x // 2 * 2].reshape(c, z, y // 2, 2, x // 2, 2)
+    if labels:
+        return tiles[:, :, :, 0, :, 0]
     mean = tiles.mean(axis=(3, 5), dtype=np.float32)
     return (np.rint(mean) if frame.dtype.kind in "ui" else mean).astype(frame.dtype)
 

@@ -163,17 +163,33 @@ def test_folder_of_stacks_in_the_order_of_their_numbers(tmp_path):
 
 def test_labels_go_beside_the_movie_and_leave_it_alone(tmp_path):
     path = tmp_path / "m.ome.zarr"
-    array = movie_array(shape=(3, 1, 4, 30, 300))
+    array = movie_array(shape=(3, 1, 4, 31, 301))
     Movie.from_array(array, "tczyx", spacing_um=SPACING, dt_s=DT).save(path)
-    root, labels = (path / "zarr.json").read_bytes(), [np.full((4, 30, 300), 70_000 + t) for t in range(3)]
+    root, labels = (path / "zarr.json").read_bytes(), [np.full((4, 31, 301), 70_000 + t) for t in range(3)]
     write_labels(path, "cells", labels)
     write_labels(path, "cells", iter(labels))  # again: replaced, not doubled
     back = open_labels(path, "cells")
     assert list_labels(path) == ["cells"] and (path / "zarr.json").read_bytes() == root
     assert back.dtype == np.uint32 and np.array_equal(back.frame(2), labels[2]) and back.spacing_um == SPACING
-    assert set(np.unique(zarr.open_group(path / "labels/cells", mode="r")["1"][0])) == {70_000}  # never averaged
+    coarse = zarr.open_group(path / "labels/cells", mode="r")["1"]
+    assert coarse.shape == (3, 1, 4, 15, 150)
+
+
+def test_coarse_labels_are_never_averaged(tmp_path):
+    path = tmp_path / "m.ome.zarr"
+    ids = rng(0, "ids").choice([0, 7, 70_000], (4, 31, 301))
+    Movie.from_array(movie_array(shape=(1, 4, 31, 301)), spacing_um=SPACING).save(path)
+    write_labels(path, "cells", [ids])
+    coarse = zarr.open_group(path / "labels/cells", mode="r")["1"][0, 0]
+    assert np.array_equal(coarse, ids[:, :30:2, :300:2])
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path):
+    path, ids = tmp_path / "m.ome.zarr", np.ones((4, 31, 301), int)
+    Movie.from_array(movie_array(shape=(3, 4, 31, 301)), spacing_um=SPACING).save(path)
+    write_labels(path, "cells", [ids] * 3)
     with pytest.raises(InputError, match="not labels"):
-        write_labels(path, "bad", [np.full((4, 30, 300), -1)] * 3)
+        write_labels(path, "bad", [-ids] * 3)
     with pytest.raises(InputError, match="no such labels") as error:
         open_labels(path, "nuclei")
     assert error.value.expected == "cells" and not (path / "labels" / "bad").exists()

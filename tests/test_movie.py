@@ -81,6 +81,16 @@ def test_writing_holds_a_frame_at_a_time(tmp_path, name):
     write_frames(tmp_path / name, frames(), (6, *STACK.shape), "uint16", SPACING)
 
 
+@pytest.mark.parametrize("name", ["m.ome.zarr", "m.ome.tif", None])
+def test_a_frame_is_the_callers_to_change(tmp_path, name):
+    movie = Movie.from_array(STACK.copy(), "zyx", spacing_um=SPACING)
+    if name:
+        movie.save(tmp_path / name)
+        movie = Movie.open(tmp_path / name)
+    movie.frame(0)[:] = 0
+    assert np.array_equal(movie.frame(0), STACK)
+
+
 # spacing: who says so
 
 
