@@ -1,0 +1,141 @@
+"""What is background: its level, its spread, its shape; the ground the rest of this room stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from cellfm_nb.curate.resample import interpolate_axis, sources
+from cellfm_nb.errors import InputError
+
+
+def find_background(y: np.ndarray, valid: np.ndarray, sigma_px: Sequence[float], psf_px: Sequence[float]
+                    ) -> tuple[np.ndarray, np.ndarray]:
+    """Return (background float32, objects bool) of a volume (z,y,x): what is smooth, and what stands above it.
+
+    Parameters: valid, voxels to look at; sigma_px, s.d. of the Gaussian that is background; psf_px, of the smoothing
+    objects are found at. A wide Gaussian is pulled up by bright objects and would dig a ring around them: so objects
+    are found with a first, biased background, then the background is taken from the rest, twice.
+    """
+    found = ~valid
+    for _ in range(2):
+        rest = y - local_background(y, ~found, sigma_px)
+        found = ~valid | objects(rest, valid, psf_px)
+    return local_background(y, ~found, sigma_px), found
+
+
+def local_background(y: np.ndarray, keep: np.ndarray, sigma_px: Sequence[float]) -> np.ndarray:
+    """Return the Gaussian mean of the kept voxels around every voxel, float32 (z,y,x).
+
+    Normalised convolution: G(y keep) / G(keep), on blocks of about a third of sigma, which a Gaussian this wide can't
+    tell from voxels. Where nothing near is kept (inside a large object) it is the kept voxels' overall mean.
+    """
+    block = [int(min(max(1, s // 3), n)) for s, n in zip(sigma_px, y.shape, strict=True)]
+    weight = block_mean(keep.astype(np.float32), block)
+    overall = float(y[keep].mean()) if keep.any() else float(y.mean())
+    total = block_mean(np.where(keep, y - np.float32(overall), np.float32(0)), block)
+    sigma = [s / b for s, b in zip(sigma_px, block, strict=True)]
+    weight, total = (ndimage.gaussian_filter(a, sigma, mode="reflect", truncate=3.0) for a in (weight, total))
+    coarse = total / (weight + np.float32(1e-3)) + np.float32(overall)
+    for axis, (n, b) in enumerate(zip(y.shape, block, strict=True)):
+        left, w = sources(coarse.shape[axis], coarse.shape[axis] * b)
+        coarse = interpolate_axis(coarse, axis, left[:n], w[:n]) if b > 1 else coarse
+    return coarse
+
+
+def block_mean(a: np.ndarray, block: Sequence[int]) -> np.ndarray:
+    """Return the means of blocks; the last, ragged block of an axis is completed with its edge."""
+    a = np.pad(a, [(0, -n % b) for n, b in zip(a.shape, block, strict=True)], mode="edge")
+    split = [v for n, b in zip(a.shape, block, strict=True) for v in (n // b, b)]
+    return a.reshape(split).mean((1, 3, 5))
+
+
+def objects(rest: np.ndarray, valid: np.ndarray, psf_px: Sequence[float], n_sd: float = 3.0) -> np.ndarray:
+    """Mark voxels brighter than the background after smoothing over about the PSF."""
+    smooth = ndimage.gaussian_filter(rest, psf_px, truncate=2.5)
+    centre, sd = background_spread(smooth[valid])
+    return smooth > np.float32(centre + n_sd * sd)
+
+
+def background_spread(values: np.ndarray, limit: int = 200_000) -> tuple[float, float]:
+    """Return (centre, s.d.) of the background among voxels of which a minority is brighter structure.
+
+    Starts from the lower half, then clips symmetrically about the centre until nothing changes: structure is
+    always on the bright side, and a symmetric cut of a Gaussian moves neither its median nor, corrected, its spread.
+    """
+    flat = values.ravel()
+    flat = np.sort(flat[:: max(1, flat.size // limit) | 1]).astype(np.float64)  # sorted: every quantile is a look-up
+    centre, sd = flat[len(flat) // 2], flat[len(flat) // 2] - flat[int(0.1587 * len(flat))]
+    for _ in range(30):
+        low, high = np.searchsorted(flat, (centre - 2 * sd, centre + 2 * sd))
+        if sd <= 0 or high - low < 10:
+            break
+        # within +-2 s.d. of a Gaussian the lower quartile lies 0.6367 s.d. below the median
+        new_centre, quartile = flat[(low + high) // 2], flat[low + (high - low) // 4]
+        new_sd = (new_centre - quartile) / 0.6367
+        done = abs(new_centre - centre) + abs(new_sd - sd) < 1e-3 * sd
+        centre, sd = new_centre, new_sd
+        if done:
+            break
+    return float(centre), float(sd)
+
+
+def lower_half(values: np.ndarray) -> tuple[float, float]:
+    """Return the background's centre and the root mean square of what lies below it: no object is there.
+
+    The core's width alone would understate the noise of cameras whose pixels differ (sCMOS read noise has long
+    tails, and anything that averages voxels later meets its variance).
+    """
+    centre, core = background_spread(values)
+    below = values[(values < centre) & (values > centre - 6 * core)].astype(np.float64) - centre
+    return centre, float(np.sqrt(np.mean(below**2))) if below.size else 0.0
+
+
+def background_level(volume: np.ndarray) -> float:
+    """Return the usual background level of a volume, in its own units."""
+    return background_spread(check_volume(volume, "background_level"))[0]
+
+
+def flat_fill(volume: np.ndarray, size: int = 5) -> np.ndarray:
+    """Mark voxels of stretches of exactly equal values, size x size in a plane: fill, not measurement."""
+    same = np.ones(volume.shape, np.uint8)
+    same[:, 1:] &= volume[:, 1:] == volume[:, :-1]
+    same[:, :, 1:] &= volume[:, :, 1:] == volume[:, :, :-1]
+    for axis in (1, 2):  # opening: keep what a size x size square fits into
+        same = ndimage.minimum_filter1d(same, size, axis=axis)
+    for axis in (1, 2):
+        same = ndimage.maximum_filter1d(same, size, axis=axis)
+    return same.astype(bool)
+
+
+def despike(y: np.ndarray, valid: np.ndarray, ratio: float = 4.0, n_sd: float = 8.0) -> np.ndarray:
+    """Replace voxels that no microscope can have made by the mean of their four neighbours in the plane.
+
+    Where pixels sample the PSF, a neighbour of a peak has over a quarter of it. A voxel that is n_sd + ratio times
+    beyond its furthest neighbour, bright or dark, is the camera's (hot or dead pixel, cosmic ray).
+    """
+    centre, sd = background_spread(y[valid])
+    p = np.pad(y, ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    a, b, c, d = p[:, :-2, 1:-1], p[:, 2:, 1:-1], p[:, 1:-1, :-2], p[:, 1:-1, 2:]
+    furthest = np.maximum(np.maximum(np.maximum(a, b), np.maximum(c, d)) - centre, 0)
+    hot = y - centre > n_sd * sd + ratio * furthest
+    furthest = np.minimum(np.minimum(np.minimum(a, b), np.minimum(c, d)) - centre, 0)
+    cold = y - centre < ratio * furthest - n_sd * sd
+    return np.where(hot | cold, (a + b + c + d) / 4, y)
+
+
+def check_volume(volume: np.ndarray, who: str, constant_ok: bool = False) -> np.ndarray:
+    """Return the volume; raise InputError unless it is (z,y,x), finite and (or constant_ok) not constant."""
+    if volume.ndim != 3 or 0 in volume.shape:
+        raise InputError("Not a volume.", where=who, got=f"shape {volume.shape}", expected="(z, y, x)",
+                         do="Pass one frame and one channel.")
+    if np.issubdtype(volume.dtype, np.floating) and not np.isfinite(volume).all():
+        raise InputError("The volume has voxels that are not finite.", where=who,
+                         got=f"{int((~np.isfinite(volume)).sum())} NaN or infinite voxels", expected="finite numbers",
+                         do="Replace them, or leave this frame out.")
+    if not constant_ok and volume.min() == volume.max():
+        raise InputError("The volume is constant.", where=who, got=f"{volume.flat[0]} in every voxel",
+                         expected="an image with noise", do="Leave this frame out; was the shutter closed?")
+    return volume

@@ -1,0 +1,96 @@
+"""Bring every movie to one scale: constant noise, no background, background distributed as N(0, 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cellfm_nb.curate.background import check_volume, despike, find_background, flat_fill, lower_half
+from cellfm_nb.curate.noise import NoiseModel, fit_noise
+from cellfm_nb.curate.resample import resample
+from cellfm_nb.errors import InputError
+from cellfm_nb.movie import Movie
+
+PSF_UM = 0.12  # s.d. of what a light-sheet microscope makes of a point, about
+FINE_UM = 0.16  # with pixels up to this, the neighbour of a peak has over a quarter of it (PSF s.d. >= 0.1 um)
+
+
+def normalize(volume: np.ndarray, noise: NoiseModel, spacing_um: Sequence[float],
+              background_um: Sequence[float] = (1.25, 1.2, 1.2)) -> np.ndarray:
+    """Normalise a volume: stabilise its variance, take the local background away, divide by the noise.
+
+    Parameters: volume (z,y,x), any number type; noise from `fit_noise`; spacing_um (z,y,x); background_um, s.d. of
+    the Gaussian (z,y,x) that is background, in micrometre: larger than what you look for.
+    Returns: float32 (z,y,x), background ~ N(0, 1), so a value is a signal in units of the noise. Unchanged by
+    x -> a x + b with a > 0. The flat fill of deskewed corners becomes 0; hot and dead pixels are replaced.
+    Raises InputError on NaN, infinite or constant volumes.
+    """
+    check_volume(volume, "normalize")
+    y = stabilize(volume, noise)
+    valid = ~flat_fill(volume)
+    if valid.sum() < 1000:
+        valid[:] = True
+    if max(spacing_um[1:]) <= FINE_UM:
+        y = despike(y, valid)
+    background, _ = find_background(y, valid, [b / s for b, s in zip(background_um, spacing_um, strict=True)],
+                                    [min(PSF_UM / s, 2.0) for s in spacing_um])
+    rest = y - background
+    centre, sd = lower_half(rest[valid])
+    if not sd > 0:
+        raise InputError("No noise to divide by.", where="normalize", got="a background without spread",
+                         expected="camera noise", do="Use raw data, not a mask or a rendering.")
+    rest = (rest - np.float32(centre)) / np.float32(sd)
+    rest[~valid] = 0
+    return rest
+
+
+def normalized_frame(movie: Movie, t: int, noise: NoiseModel | None = None, c: int = 0,
+                     target_um: Sequence[float] | None = None
+                     ) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Load a frame, resample it where its spacing differs from target_um by over 1%, and normalise it.
+
+    Parameters: movie; t, c, frame and channel; noise, from `fit_movie_noise` (None, and always after resampling,
+    which averages noise away: fitted on this frame); target_um (z,y,x), None for the movie's own.
+    Returns: (float32 (z,y,x), spacing_um). Raises InputError on NaN, infinite or constant volumes.
+    """
+    volume, spacing = check_volume(movie.frame(t, c), f"{movie.name}, frame {t}"), movie.spacing_um
+    if target_um is not None and not np.allclose(spacing, target_um, rtol=0.01):
+        volume, spacing = resample(volume, spacing, target_um)
+        noise = None
+    return normalize(volume, noise or fit_noise(volume), spacing), spacing
+
+
+def stabilize(volume: np.ndarray, noise: NoiseModel) -> np.ndarray:
+    """Make the noise the same at every brightness: generalised Anscombe, (2/g) sqrt(g x + 3/8 g^2 + c), float32.
+
+    Starck et al. 1998, with var = g x + c. g = 0 divides by the s.d. Below the background there is nothing but its
+    own noise, so there the root goes on as its tangent: dark tails are not stretched, and order is kept.
+    """
+    x = volume.astype(np.float32)
+    if noise.gain == 0:
+        return (x - np.float32(noise.offset)) / np.float32(np.sqrt(noise.const))
+    g = noise.gain
+    argument = np.float32(g) * x + np.float32(0.375 * g**2 + noise.const)
+    floor = np.float32(0.375 * g**2 + noise.variance(noise.offset))
+    root = np.sqrt(np.maximum(argument, floor))
+    root += np.minimum(argument - floor, 0) / (2 * np.sqrt(floor))
+    return np.float32(2 / g) * root
+
+
+def histogram_normalize(volume: np.ndarray, share: float = 1 / 5000) -> np.ndarray:
+    """Stretch to [0, 1] by the seed's rule, clipped: the darkest and brightest 1/5000 of the voxels saturate.
+
+    Parameters: volume (z,y,x); share of voxels left out at either end (ImageJ's "reset" rule uses 1/5000).
+    Returns: float32 (z,y,x) in [0, 1]. The original left the clipping out and put a min-max behind, and the two
+    together are a plain min-max, which one hot voxel rules; here the limits are exact order statistics.
+    Raises InputError on NaN, infinite or constant volumes.
+    """
+    check_volume(volume, "histogram_normalize")
+    k = int(volume.size * share)
+    ends = np.partition(volume.ravel(), (k, volume.size - 1 - k))
+    low, high = np.float32(ends[k]), np.float32(ends[volume.size - 1 - k])
+    if low == high:
+        raise InputError("Nothing to stretch.", where="histogram_normalize",
+                         got=f"{100 * (1 - 2 * share):.2f}% of the voxels equal", expected="an image", do="Check it.")
+    return np.clip((volume.astype(np.float32) - low) / (high - low), 0, 1)

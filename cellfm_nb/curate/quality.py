@@ -1,0 +1,139 @@
+"""Judge every frame of a movie: measures with a definition, a rule, a verdict with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, stats
+from skimage.registration import phase_cross_correlation
+
+from cellfm_nb.curate.background import background_spread, check_volume
+from cellfm_nb.curate.crops import signal_mask
+from cellfm_nb.curate.noise import NoiseModel, fit_movie_noise
+from cellfm_nb.curate.normalize import normalize
+from cellfm_nb.errors import InputError
+from cellfm_nb.movie import Movie
+from cellfm_nb.progress import track
+
+COLUMNS = ["frame", "mean", "p1", "p50", "p999", "saturation", "snr", "signal_fraction", "focus", "drift_px",
+           "verdict", "by", "reason"]
+# measure: (falls, rises) as shares of the movie's own trend from which a frame is doubtful, and from which it is out
+LIMITS = {"snr": (0.2, 0.4, False), "focus": (0.2, 0.4, False), "mean": (0.1, 0.25, True)}
+SATURATED = (1e-4, 1e-3)  # share of voxels at the ceiling: doubtful, out
+
+
+def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0) -> pd.DataFrame:
+    """Measure and judge every frame of a channel.
+
+    Parameters: movie; noise, from `fit_noise` (None: fitted here); c, channel.
+    Returns: DataFrame, one row per frame:
+      frame; mean, p1, p50, p999 (percentiles), in the movie's units;
+      saturation, share of voxels at the frame's own ceiling;
+      snr, (99.9 percentile - background) / background noise, of normalised voxels: 3.1 where there is nothing;
+      signal_fraction, share of voxels more than 4 s.d. above the background after smoothing by one voxel;
+      focus, power of detail of 0.1-0.2 um over that of 0.2-0.4 um, noise taken off: does not follow brightness;
+      drift_px, shift (y,x) of the max projection against the frame before, by phase correlation;
+      verdict "accept" | "reject" | "unsure", by "rule", reason in words.
+    The rule: constant, not finite, saturated or repeated frames are out; so is a frame that leaves the movie's own
+    trend (a robust line through the logarithm, so bleaching is none) by 8 robust s.d. and a stated share.
+    """
+    try:
+        noise = noise or fit_movie_noise(movie, c)
+    except InputError:  # no frame is usable: the table says so, frame by frame
+        noise = NoiseModel(0.0, 1.0, 0.0, "none")
+    rows, before, projection = [], None, None
+    for t in track(range(movie.n_frames), "quality"):
+        volume = movie.frame(t, c)
+        row = dict.fromkeys(COLUMNS, np.nan) | {"frame": t, "by": "rule", "verdict": "accept", "reason": ""}
+        try:
+            check_volume(volume, f"frame {t}")
+            row["mean"] = float(volume.mean(dtype=np.float64))
+            row["p1"], row["p50"], row["p999"] = (float(q) for q in np.percentile(volume, [1, 50, 99.9]))
+            row["saturation"] = (np.count_nonzero(volume == volume.max()) - 1) / volume.size
+            y = normalize(volume, noise, movie.spacing_um)
+            row["snr"] = float(np.percentile(y, 99.9))
+            row["signal_fraction"] = float(signal_mask(y).mean())
+            row["focus"] = focus(y, movie.spacing_um)
+            last, projection = projection, ndimage.gaussian_filter(np.clip(y.max(0), 0, row["snr"]), 1)
+            row["drift_px"] = drift_px(last, projection) if last is not None else 0.0
+            if before is not None and np.array_equal(before, volume):
+                row |= {"verdict": "reject", "reason": "a copy of the frame before"}
+        except InputError as error:
+            row |= {"verdict": "reject", "reason": error.what.rstrip(".").lower() + f": {error.got}"}
+        rows.append(row)
+        before = volume
+    return judge(pd.DataFrame(rows, columns=COLUMNS))
+
+
+def judge(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the rule's verdicts and reasons (see `quality_table`); rejected rows stay rejected."""
+    table = table.copy()
+    for i in table.index[table.verdict == "accept"]:
+        if (share := table.saturation[i]) > SATURATED[0]:
+            _blame(table, i, share > SATURATED[1], f"{100 * share:.2g}% of the voxels saturated")
+    good = table.index[table.verdict != "reject"]
+    if len(good) < 5:  # a trend and its scatter need five points
+        return table
+    for name, (doubtful, out, both) in LIMITS.items():
+        values = np.log(table.loc[good, name].clip(lower=1e-9))
+        residual, scale = off_trend(table.frame[good].to_numpy(float), values.to_numpy())
+        for i, r in zip(good, residual, strict=True):
+            change = np.expm1(r)
+            if change < 0 or both:
+                for share, sds, is_out in ((out, 8, True), (doubtful, 5, False)):
+                    if abs(r) > sds * scale and abs(change) > share:
+                        _blame(table, i, is_out, f"{name} {100 * change:+.0f}% off the movie's trend")
+                        break
+    drift = table.drift_px[good]
+    far = drift.median() + 8 * max(1.4826 * (drift - drift.median()).abs().median(), 0.5)
+    for i in good[drift > far]:
+        _blame(table, i, False, f"jumps by {drift[i]:.1f} px")
+    return table
+
+
+def off_trend(t: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the residuals from a robust line (Theil-Sen) and their robust s.d. (MAD, at least 0.02)."""
+    slope, intercept, *_ = stats.theilslopes(values, t)
+    residual = values - (intercept + slope * t)
+    return residual, max(1.4826 * float(np.median(np.abs(residual - np.median(residual)))), 0.02)
+
+
+def _blame(table: pd.DataFrame, i: int, out: bool, reason: str) -> None:
+    if out or table.loc[i, "verdict"] == "accept":
+        table.loc[i, "verdict"] = "reject" if out else "unsure"
+    table.loc[i, "reason"] = "; ".join(filter(None, [table.loc[i, "reason"], reason]))
+
+
+def focus(normalized: np.ndarray, spacing_um: Sequence[float]) -> float:
+    """Return the sharpness of a normalised volume (z,y,x): fine over coarse in-plane detail, noise taken off."""
+    smooth = [ndimage.gaussian_filter(normalized, (0, *(s / p for p in spacing_um[1:])), truncate=3.0)
+              for s in (0.1, 0.2, 0.4)]  # um
+    power = []
+    for a, b in ((smooth[0], smooth[1]), (smooth[1], smooth[2])):
+        detail = a - b
+        power.append(max(float(np.mean(detail**2)) - background_spread(detail)[1] ** 2, 1e-6))
+    return power[0] / power[1]
+
+
+def drift_px(before: np.ndarray, after: np.ndarray) -> float:
+    """Return how far (voxels) one projection (y,x) has moved against another."""
+    shift, *_ = phase_cross_correlation(before, after, upsample_factor=10, normalization=None)
+    return float(np.hypot(*shift))
+
+
+def accepted(table: pd.DataFrame) -> list[int]:
+    """Return the frames to learn from: accepted ones, or where there are none, the doubtful ones."""
+    for verdict in ("accept", "unsure"):
+        if (table.verdict == verdict).any():
+            return table.frame[table.verdict == verdict].astype(int).tolist()
+    raise InputError("Every frame of this movie was rejected.", where="curate/quality.csv",
+                     got="; ".join(sorted(set(table.reason)))[:300], expected="at least one usable frame",
+                     do="Look at the reasons; correct the verdicts in the file if they are wrong.")
+
+
+def write_quality(path: Path, movie_path: Path, c: int = 0) -> None:
+    """Write the quality table of a movie as CSV (a workspace writer)."""
+    quality_table(Movie.open(movie_path), c=c).to_csv(path, index=False)

@@ -1,0 +1,94 @@
+import math
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+from cellfm_nb.curate import deskew, deskew_affine, plane_shift_px, write_deskewed
+from cellfm_nb.errors import InputError
+from cellfm_nb.movie import Movie
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("angle", [31.5, 60.0, 89.0])
+def test_equals_scipy_affine(angle, direction):
+    raw = np.random.default_rng(0).normal(100, 9, (7, 5, 11)).astype(np.float32)
+    out, _ = deskew(raw, 0.1, 0.3, angle, fill=98, direction=direction)
+    matrix, offset = deskew_affine(len(raw), plane_shift_px(0.1, 0.3, angle, direction))
+    oracle = ndimage.affine_transform(raw.astype(float), matrix, offset, out.shape, order=1, mode="grid-constant",
+                                      cval=98)
+    np.testing.assert_allclose(out, oracle, atol=2e-3)
+    assert np.abs(out - oracle[:, :, ::-1]).max() > 1
+
+
+def test_upright_sheet_changes_nothing(picture):
+    out, spacing = deskew(picture, 0.1, 0.3, 90.0)
+    assert np.array_equal(out, picture) and spacing == pytest.approx((0.3, 0.1, 0.1))
+
+
+def test_shape_spacing_and_intensity():
+    raw = np.random.default_rng(1).uniform(98, 300, (9, 4, 20)).astype(np.float32)
+    out, spacing = deskew(raw, 0.1, 0.3, 31.5, fill=98)
+    shift = math.cos(math.radians(31.5)) * 3
+    assert out.shape == (9, 4, math.ceil(8 * shift) + 20)
+    assert spacing == pytest.approx((0.3 * math.sin(math.radians(31.5)), 0.1, 0.1))
+    assert (out - 98).sum(dtype=float) == pytest.approx((raw - 98).sum(dtype=float), rel=1e-5)
+
+
+def tilted_bead(centre_um, sigma_um, shape, pixel, step, angle):
+    """Sample a round bead as a stage scan does: plane p shows what lies p steps further along the stage."""
+    p, y, x = np.indices(shape, sparse=True)
+    a = math.radians(angle)
+    real = (p * step * math.sin(a), y * pixel, x * pixel + p * step * math.cos(a))
+    return 1000 * np.exp(-sum((r - c) ** 2 for r, c in zip(real, centre_um, strict=True)) / 2 / sigma_um**2)
+
+
+def moments(volume, spacing):
+    grid = [g * s for g, s in zip(np.indices(volume.shape, sparse=True), spacing, strict=True)]
+    centre = [(volume * g).sum() / volume.sum() for g in grid]
+    return centre, [math.sqrt((volume * (g - c) ** 2).sum() / volume.sum()) for g, c in zip(grid, centre, strict=True)]
+
+
+def test_tilted_bead_lands_where_it_is_and_round():
+    centre = (3.1, 2.03, 7.07)
+    raw = tilted_bead(centre, 0.3, (40, 41, 60), 0.1, 0.3, 31.5)
+    out, spacing = deskew(raw, 0.1, 0.3, 31.5, fill=0)
+    found, width = moments(out.astype(float), spacing)
+    assert max(abs(f - c) / s for f, c, s in zip(found, centre, spacing, strict=True)) < 0.1
+    assert max(width) / min(width) < 1.03
+    skewed, _ = moments(raw, (0.3, 0.1, 0.1))  # negative control: the raw stack fails both
+    assert abs(skewed[2] - centre[2]) > 1
+
+
+def test_real_stack_equals_reference(real):
+    raw, reference = (tifffile.imread(real / f"im_{name}.tif") for name in ("raw", "deskewed"))
+    out, _ = deskew(raw, 0.1, 0.3, 31.5)
+    width = min(out.shape[2], reference.shape[2])
+    assert np.corrcoef(out[:, ::4, :width].ravel(), reference[:, ::4, :width].ravel())[0, 1] > 0.999
+    wrong, _ = deskew(raw[:, ::4], 0.1015, 0.3, 31.5)
+    width = min(wrong.shape[2], reference.shape[2])
+    assert np.corrcoef(wrong[..., :width].ravel(), reference[:, ::4, :width].ravel())[0, 1] < 0.999
+
+
+def test_writer_makes_a_movie(tmp_path, picture):
+    tifffile.imwrite(tmp_path / "raw.tif", picture, imagej=True, metadata={"axes": "ZYX"})
+    write_deskewed(tmp_path / "stack.ome.zarr", tmp_path / "raw.tif", 0.1, 0.3, 31.5)
+    movie = Movie.open(tmp_path / "stack.ome.zarr")
+    expected, spacing = deskew(picture, 0.1, 0.3, 31.5)
+    assert movie.spacing_um == pytest.approx(spacing) and movie.dtype == np.uint16
+    assert np.array_equal(movie.frame(0), np.rint(expected))
+
+
+@pytest.mark.parametrize("pixel, step, angle, direction", [
+    (0, 0.3, 31.5, 1), (0.1, -1, 31.5, 1), (0.1, float("nan"), 31.5, 1), (0.1, 0.3, 0, 1), (0.1, 0.3, 120, 1),
+    (0.1, 0.3, 31.5, 2)])
+def test_bad_geometry(pixel, step, angle, direction):
+    with pytest.raises(InputError):
+        deskew(np.ones((3, 4, 5)), pixel, step, angle, fill=0, direction=direction)
+
+
+def test_bad_volumes():
+    for bad in (np.ones((4, 5)), np.full((3, 4, 5), np.nan)):
+        with pytest.raises(InputError):
+            deskew(bad, 0.1, 0.3, 31.5, fill=0)

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+from twin import puncta
+
+from cellfm_nb.curate import deskew, fit_noise, histogram_normalize, normalize, normalized_frame
+from cellfm_nb.curate.background import background_spread, flat_fill, local_background
+from cellfm_nb.errors import InputError
+from cellfm_nb.movie import Movie
+
+SPACING = (0.25, 0.1, 0.1)
+QUANTILES = np.array([0.1, 1, 5, 25, 50, 75, 95, 99, 99.9])
+
+
+def with_hot(volume, share=1e-4, value=65000):
+    hot = volume.copy()
+    rng = np.random.default_rng(3)
+    hot.flat[rng.choice(volume.size, max(1, int(share * volume.size)), replace=False)] = value
+    return hot
+
+
+@pytest.mark.parametrize("gain, background", [(0.5, 30), (1, 100), (2, 400)])
+def test_background_is_standard_normal(gain, background):
+    y = normalize(volume := puncta(gain=gain, background=background, n=25), fit_noise(volume), SPACING)
+    assert y.dtype == np.float32 and y.shape == volume.shape
+    low = np.quantile(y, [0.00135, 0.02275, 0.1587])
+    np.testing.assert_allclose(low, [-3, -2, -1], atol=0.15)
+    assert abs(np.median(y)) < 0.08
+
+
+def test_noise_is_the_same_at_every_brightness():
+    """A picture without structure but with a steep gradient: bright and dark ends get the same spread."""
+    volume = puncta((16, 96, 160), n=0, gradient=1.8)
+    y = normalize(volume, fit_noise(volume), SPACING)
+    dark, bright = y[..., 8:48].std(), y[..., -48:-8].std()
+    assert bright / dark == pytest.approx(1, abs=0.1)
+    counts = np.diff(volume.astype(float), axis=1)
+    assert counts[..., -48:-8].std() / counts[..., 8:48].std() > 1.4  # negative control: the counts themselves
+
+
+def test_puncta_keep_their_height_and_dig_no_ring():
+    """Negative control: subtracting a plain wide Gaussian leaves a dark ring around a bright object."""
+    volume = puncta(n=0, gradient=0)
+    volume[8:16, 40:56, 40:56] += 400
+    y = normalize(volume, fit_noise(volume), SPACING)
+    ring = ndimage.binary_dilation(np.pad(np.ones((8, 16, 16), bool), [(8, 8), (40, 40), (40, 40)]), iterations=4)
+    ring[7:17, 38:58, 38:58] = False
+    assert y[ring].mean() > -0.3
+    plain = volume - ndimage.gaussian_filter(volume.astype(np.float32), (5, 12, 12))
+    assert plain[ring].mean() / np.sqrt(102) < -1
+
+
+def test_hot_voxels_do_not_matter(picture):
+    """N1: 0.01% hot voxels move no quantile of the output by 1% of its range; nor is any of them left."""
+    clean, hot = (normalize(v, fit_noise(v), SPACING) for v in (picture, with_hot(picture)))
+    a, b = np.percentile(clean, QUANTILES), np.percentile(hot, QUANTILES)
+    assert np.abs(a - b).max() < 0.01 * (a[-1] - a[0])
+    assert hot.max() < 1.5 * clean.max()
+
+
+def original(volume):
+    """The original's histogram normalisation: no clipping, then min-max."""
+    k = volume.size // 5000
+    ends = np.sort(volume.ravel()).astype(float)
+    stretched = (volume - ends[k]) / (ends[-1 - k] - ends[k] + 1e-6)
+    return (stretched - stretched.min()) / (stretched.max() - stretched.min())
+
+
+def test_histogram_rule_clips_and_the_original_undoes_it(picture):
+    hot = with_hot(picture, share=0)
+    a, b = (np.percentile(histogram_normalize(v), QUANTILES) for v in (picture, hot))
+    assert np.abs(a - b).max() < 0.01
+    plain = (hot - float(hot.min())) / (float(hot.max()) - hot.min())
+    np.testing.assert_allclose(original(hot), plain, atol=1e-6)  # the rule has no effect at all
+    assert np.percentile(original(hot), 99.9) < 0.1 < np.percentile(original(picture), 99.9)
+
+
+@pytest.mark.parametrize("a, b", [(1 / 65535, 0), (2.0, 500), (0.1, -30)])
+def test_units_do_not_matter(picture, a, b):
+    """N2: invariant to x -> a x + b."""
+    other = (a * picture.astype(np.float64) + b).astype(np.float32)
+    y, z = (normalize(v, fit_noise(v), SPACING) for v in (picture.astype(np.float32), other))
+    assert np.abs(y - z).max() < 0.03
+    np.testing.assert_allclose(histogram_normalize(picture), histogram_normalize(other), atol=1e-4)
+
+
+def test_order_is_kept(picture):
+    """N2: raising a voxel raises it in the output, and two voxels of one neighbourhood keep their order."""
+    noise = fit_noise(picture)
+    y = normalize(picture, noise, SPACING)
+    left, right = picture[:, :, :-1].astype(int), picture[:, :, 1:].astype(int)
+    apart = np.abs(left - right) > 4
+    same = np.sign(left - right)[apart] == np.sign(y[:, :, :-1] - y[:, :, 1:])[apart]
+    assert same.mean() > 0.9999
+
+
+def test_fill_is_left_out_of_every_statistic(picture):
+    skewed, spacing = deskew(picture, 0.1, 0.3, 31.5)
+    y = normalize(skewed, fit_noise(skewed), spacing)
+    fill = flat_fill(skewed)
+    assert fill.mean() > 0.2 and (y[fill] == 0).all()
+    centre, sd = background_spread(y[~fill])
+    assert abs(centre) < 0.05 and sd == pytest.approx(1, abs=0.1)
+    assert background_spread(skewed)[1] < 0.5 * background_spread(skewed[~fill])[1]  # negative control: fill counted
+
+
+def test_local_background_is_a_normalised_gaussian():
+    rng = np.random.default_rng(0)
+    y, keep = rng.normal(5, 1, (20, 50, 50)).astype(np.float32), rng.random((20, 50, 50)) > 0.3
+    got = local_background(y, keep, (4, 9, 9))
+    weight = ndimage.gaussian_filter(keep.astype(float), (4, 9, 9))
+    oracle = ndimage.gaussian_filter(np.where(keep, y, 0), (4, 9, 9)) / weight
+    assert np.abs(got - oracle).max() < 0.05
+
+
+def test_frame_is_resampled_first(picture):
+    movie = Movie.from_array(picture[None], spacing_um=SPACING)
+    y, spacing = normalized_frame(movie, 0)
+    assert spacing == SPACING and np.array_equal(y, normalize(picture, fit_noise(picture), SPACING))
+    coarse, spacing = normalized_frame(movie, 0, target_um=(0.5, 0.1, 0.1))
+    assert coarse.shape == (12, 96, 96) and spacing == pytest.approx((0.5, 0.1, 0.1))
+    assert background_spread(coarse)[1] == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("bad", [np.full((9, 64, 64), 3.0), np.full((9, 64, 64), np.nan), np.zeros((64, 64)),
+                                 np.where(np.arange(9 * 4096).reshape(9, 64, 64) == 5, np.inf, 1.0)])
+def test_bad_volumes(bad, picture):
+    for use in (lambda: normalize(bad, fit_noise(picture), SPACING), lambda: histogram_normalize(bad)):
+        with pytest.raises(InputError):
+            use()

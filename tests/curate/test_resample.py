@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cellfm_nb.curate import resample
+from cellfm_nb.errors import InputError
+
+
+def oracle(volume, shape):
+    tensor = torch.from_numpy(volume)[None, None]
+    return torch.nn.functional.interpolate(tensor, size=shape, mode="trilinear", align_corners=False)[0, 0].numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 13)] * 3), target=st.tuples(*[st.floats(0.3, 3)] * 3), chunk=st.integers(1, 40))
+def test_equals_torch_for_any_chunk(shape, target, chunk):
+    volume = np.random.default_rng(0).random(shape, np.float32)
+    out, spacing = resample(volume, (1, 1, 1), target, chunk_planes=chunk)
+    np.testing.assert_allclose(out, oracle(volume, out.shape), atol=1e-5)
+    np.testing.assert_allclose([n * s for n, s in zip(out.shape, spacing, strict=True)], shape)  # physical size kept
+
+
+def test_without_halo_there_are_seams():
+    """Negative control: resampling chunk by chunk, as the original did, differs at the chunks' borders."""
+    volume = np.random.default_rng(0).random((32, 8, 8), np.float32)
+    seams = np.concatenate([oracle(volume[i : i + 16], (48, 8, 8)) for i in (0, 16)])
+    assert np.abs(seams - oracle(volume, (96, 8, 8))).max() > 0.1
+    ours, _ = resample(volume, (3, 1, 1), (1, 1, 1), chunk_planes=16)
+    np.testing.assert_allclose(ours, oracle(volume, (96, 8, 8)), atol=1e-5)
+
+
+def test_scale_one_is_identity_and_constant_stays():
+    volume = np.random.default_rng(0).integers(0, 65535, (5, 6, 7), np.uint16)
+    out, spacing = resample(volume, (0.2, 0.1, 0.1), (0.2, 0.1, 0.1))
+    assert np.array_equal(out, volume) and spacing == (0.2, 0.1, 0.1)
+    flat, _ = resample(np.full((5, 6, 7), 312, np.uint16), (0.2, 0.1, 0.1), (0.07, 0.13, 0.1))
+    assert (flat == 312).all()
+
+
+def test_same_object_at_two_spacings():
+    """N7: a blob sampled at two spacings resamples to the same array within interpolation error."""
+    def blob(shape, spacing):
+        grid = [(np.arange(n) + 0.5) * s for n, s in zip(shape, spacing, strict=True)]
+        z, y, x = np.meshgrid(*grid, indexing="ij")
+        return np.exp(-((z - 4) ** 2 + (y - 4.2) ** 2 + (x - 3.9) ** 2) / 2).astype(np.float32)
+
+    a, _ = resample(blob((16, 32, 32), (0.5, 0.25, 0.25)), (0.5, 0.25, 0.25), (0.4, 0.4, 0.4))
+    b, _ = resample(blob((40, 40, 40), (0.2, 0.2, 0.2)), (0.2, 0.2, 0.2), (0.4, 0.4, 0.4))
+    assert a.shape == b.shape and np.abs(a - b).max() < 0.05
+
+
+def test_reads_only_the_slabs_it_needs():
+    class Lazy:
+        shape, read = (100, 4, 4), 0
+
+        def __getitem__(self, part):
+            planes = np.arange(*part.indices(100))
+            Lazy.read = max(Lazy.read, len(planes))
+            return np.broadcast_to(planes[:, None, None], (len(planes), 4, 4)).astype(np.float32)
+
+    out, _ = resample(Lazy(), (1, 1, 1), (0.5, 1, 1), chunk_planes=8)
+    assert Lazy.read <= 6 and out.shape == (200, 4, 4)
+    np.testing.assert_allclose(out[1:-1, 0, 0], (np.arange(200) / 2 - 0.25)[1:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing, target", [((1, 1), (1, 1, 1)), ((1, 1, 1), (0, 1, 1)), ((1, -1, 1), (1, 1, 1)),
+                                             ((1, float("nan"), 1), (1, 1, 1))])
+def test_bad_spacing(spacing, target):
+    with pytest.raises(InputError):
+        resample(np.zeros((3, 3, 3)), spacing, target)
