@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def remove(path: Path) -> None:
@@ -15,6 +17,25 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def replace(new: Path, final: Path) -> None:
+    """Put a finished file or folder at its final name."""
+    if final.is_dir():  # a folder can't be renamed onto a full one: step aside first
+        old = final.with_name(f".old-{final.name}")
+        remove(old)
+        os.replace(final, old)
+        os.replace(new, final)
+        remove(old)
+    else:
+        os.replace(new, final)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
 @contextmanager
@@ -29,14 +50,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     remove(partial)
     try:
         yield partial
-        if path.is_dir():  # a folder can't be renamed onto a full one: step aside first
-            old = path.with_name(f".old-{path.name}")
-            remove(old)
-            os.replace(path, old)
-            os.replace(partial, path)
-            remove(old)
-        else:
-            os.replace(partial, path)
+        replace(partial, path)
     except BaseException:
         remove(partial)
         raise

@@ -13,7 +13,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from cellfm_nb import __version__, profiles
+from cellfm_nb.atomic import remove, replace, write_json
 from cellfm_nb.errors import InputError
 from cellfm_nb.progress import clock
 
@@ -182,7 +182,7 @@ class Workspace:
             if value.resolve().is_relative_to(self.folder.resolve()):
                 name = value.resolve().relative_to(self.folder.resolve()).as_posix()
                 return {"artifact": name, "id": self.identity(name) if value.exists() else None}
-            return {"file": value.name, "id": content_digest(value) if value.exists() else None}
+            return {"file": value.name, "id": outside_digest(value) if value.exists() else None}
         if hasattr(value, "fingerprint"):
             return {"fingerprint": value.fingerprint}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -246,7 +246,7 @@ class Workspace:
         Raises InputError when the folder already holds a run on another movie.
         """
         mine = {"name": "default", "id": "default"} if movie is None else \
-            {"name": Path(movie).name, "id": signature(resolve(movie))[1]}
+            {"name": Path(movie).name, "id": glance(resolve(movie))}
         theirs = self._load().get("movie")
         if theirs and theirs != mine:
             raise InputError("This workspace belongs to another movie.", where=self.label, got=mine["name"],
@@ -320,33 +320,6 @@ def resolve(path: str | Path) -> Path:
     return path if path.is_absolute() else Path(home) / path
 
 
-def remove(path: Path) -> None:
-    """Delete a file or folder, there or not."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def replace(new: Path, final: Path) -> None:
-    """Put a finished file or folder at its final name in one step."""
-    if final.is_dir():
-        old = final.with_name(f".old-{final.name}")
-        remove(old)
-        os.replace(final, old)
-        os.replace(new, final)
-        remove(old)
-    else:
-        os.replace(new, final)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
@@ -375,6 +348,22 @@ def content_digest(path: Path) -> str:
             while block := stream.read(1 << 20):
                 state.update(block)
     return state.hexdigest()
+
+
+def glance(path: Path) -> str:
+    """Return a digest of the names, sizes and first bytes of a file or folder: enough to tell two movies apart."""
+    state = hashlib.sha256()
+    for index, file in enumerate(_files(path)):
+        state.update(f"{file.relative_to(path)}|{file.stat().st_size}\n".encode())
+        if index < 64:
+            with open(file, "rb") as stream:
+                state.update(stream.read(1 << 16))
+    return state.hexdigest()
+
+
+def outside_digest(path: Path) -> str:
+    """Return the content digest of a file or folder outside the run; of a very large one, its `glance`."""
+    return content_digest(path) if signature(path)[0] <= HASH_LIMIT_BYTES else f"glance:{glance(path)}"
 
 
 # digests of code and values

@@ -139,7 +139,8 @@ def test_a_failing_cell_is_told_in_one_screen(bench, capsys, monkeypatch):
     from cellfm_nb import notebooks
 
     book = nbformat.v4.new_notebook(cells=[
-        nbformat.v4.new_code_cell('workspace = "runs/demo"  # folder', id="parameters", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell('workspace = "runs/demo"  # folder', id="parameters",
+                                  metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("print('fine')", id="goes-well"),
         nbformat.v4.new_code_cell("1 / 0", id="divides-by-zero")])
     nbformat.write(book, bench / "00_fails.ipynb")

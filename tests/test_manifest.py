@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cellfm_nb import manifest, package_index
-from cellfm_nb.archive import Wanted, unpack
 from cellfm_nb.errors import InputError, Unreachable
+from cellfm_nb.manifest import datasets as manifest
+from cellfm_nb.manifest import package_index
+from cellfm_nb.manifest.archive import Wanted, unpack
 from cellfm_nb.seeds import rng
 
 FILES = {"raw.tif": rng(0, "voxels").bytes(1_500_000), "psf.tif": b"psf voxels" * 300}

@@ -9,9 +9,9 @@ import tifffile
 import zarr
 from hypothesis import given, settings
 
-from cellfm_nb.axes import ORDER, Canonical, canonical
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie, import_movie, parse_spacing, write_frames
+from cellfm_nb.movie.axes import ORDER, Canonical, canonical
 from cellfm_nb.seeds import rng
 
 SPACING = (0.25, 0.1, 0.1)

@@ -18,9 +18,12 @@ def tags(cell):
 
 @pytest.fixture(params=BOOKS, ids=lambda p: p.stem)
 def book(request):
-    book = nbformat.read(request.param, as_version=4)
-    book.path = request.param
-    return book
+    return nbformat.read(request.param, as_version=4)
+
+
+@pytest.fixture
+def name(request):
+    return request.node.callspec.params["book"].stem
 
 
 def test_sequence_is_complete():
@@ -35,12 +38,15 @@ def test_valid_and_without_outputs(book):
     assert set(book.metadata) <= {"kernelspec", "language_info"}
 
 
-def test_first_cell_tells_what_it_is(book):
+def test_first_cell_tells_what_it_is(book, name):
     text = book.cells[0].source
-    words = book.path.stem[3:].replace("_", " ")
-    assert re.match(rf"# {book.path.stem[:2]} · {words}", text, re.I), text[:60]
-    for word in ("learn", "tiny", "workshop", "full", "Reads", "Writes", "Previous", "Next"):
-        assert word.lower() in text.lower(), word
+    words = name[3:].replace("_", " ")
+    assert re.match(rf"# {name[:2]} · {words}", text, re.I), text[:60]
+    for word in ("learn", "tiny", "workshop", "full", "reads", "writes"):
+        assert word in text.lower(), word
+    here = [p.stem for p in BOOKS].index(name)
+    for neighbour in BOOKS[max(here - 1, 0) : here + 2]:
+        assert neighbour.stem == name or f"({neighbour.name})" in text, f"no link to {neighbour.name}"
 
 
 def test_ids_say_what_the_cell_does(book):

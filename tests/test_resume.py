@@ -14,7 +14,7 @@ import pytest
 from cellfm_nb.workspace import content_digest
 
 pytestmark = pytest.mark.xdist_group("resume")
-SMALL = ["--device", "cpu", "--set", "n_frames=6", "--set", "steps=60", "--set", "n_crops=16", "--set", "stack=none"]
+SMALL = ["--device", "cpu", "--set", "n_frames=6", "--set", "steps=60", "--set", "n_crops=16", "--set", "stack=never"]
 
 
 def start(home, *options):

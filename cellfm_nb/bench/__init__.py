@@ -1,0 +1,90 @@
+"""Ours and the named peers, side by side, in one run: medians over alternating repetitions, means over seeds.
+
+Absolute times on shared machines mean nothing; the ratio of two things timed in turn does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+from cellfm_nb.atomic import write_json
+from cellfm_nb.errors import InputError
+
+BENCHES = {
+    "attention": "blockwise exact attention against SDPA and plain softmax: time and memory",
+    "segment": "finding puncta in simulated movies against trackpy, LoG maxima and Voronoi-Otsu: F1, AP50, time",
+    "track": "linking simulated puncta against trackpy and frame-wise Hungarian: link F1, HOTA, events, time",
+}
+
+
+@dataclass
+class Row:
+    """One comparison: ours beside each peer, on one metric of one case; target None where none is set."""
+
+    case: str
+    metric: str
+    better: str  # "lower" | "higher"
+    ours: float
+    peers: dict[str, float] = field(default_factory=dict)
+    target: float | None = None
+    seeds: list[int] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether the target is met (None where there is none)."""
+        if self.target is None:
+            return None
+        return self.ours <= self.target if self.better == "lower" else self.ours >= self.target
+
+    def __str__(self) -> str:
+        peers = "  ".join(f"{name} {value:.4g}" for name, value in self.peers.items())
+        mark = {True: "  target met", False: "  TARGET MISSED", None: ""}[self.ok]
+        goal = "" if self.target is None else f"  (target {self.target:.4g})"
+        return f"{self.case:32s} {self.metric:16s} ours {self.ours:.4g}  {peers}{goal}{mark}"
+
+
+def main(name: str, json_path: str | None = None) -> int:
+    """Run one bench, print its rows as they come, and write them as JSON if asked.
+
+    Returns: 0 when every target is met, 1 otherwise. Raises InputError on an unknown name.
+    """
+    if name == "list":
+        print("\n".join(f"{n:12s} {about}" for n, about in BENCHES.items()))
+        return 0
+    if name not in BENCHES:
+        raise InputError("No such bench.", got=repr(name), expected=", ".join(BENCHES), do="cellfm bench list")
+    rows: Iterator[Row] = importlib.import_module(f"cellfm_nb.bench.{name}").rows()
+    done = []
+    for row in rows:
+        print(row, flush=True)
+        done.append(row)
+    if json_path:
+        write_json(Path(json_path), [asdict(row) | {"ok": row.ok} for row in done])
+    return 0 if all(row.ok is not False for row in done) else 1
+
+
+def alternate(calls: Mapping[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
+    """Time several calls in turn, A B C A B C ..., after one warm-up each.
+
+    Returns: the median wall seconds of each.
+    """
+    for call in calls.values():
+        call()
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            spent[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in spent.items()}
+
+
+def load(path: str | Path) -> list[dict]:
+    """Read the rows a bench wrote."""
+    return json.loads(Path(path).read_text())

@@ -1,0 +1,8 @@
+"""Movies as files: a lazy (t, c, z, y, x) image that carries its spacing and interval; TIFF and OME-Zarr in and out."""
+
+from cellfm_nb.movie.movie import Movie, import_movie, list_labels, open_labels, write_labels
+from cellfm_nb.movie.spacing import parse_dt, parse_spacing
+from cellfm_nb.movie.writing import write_frames
+
+__all__ = ["Movie", "import_movie", "list_labels", "open_labels", "parse_dt", "parse_spacing", "write_frames",
+           "write_labels"]
