@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.spacing import parse_spacing
+from cellfm_nb.movie.spacing import parse_spacing
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage, optimize
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.spacing import parse_spacing
+from cellfm_nb.movie.spacing import parse_spacing
 
 Triple = tuple[float, float, float]
 DEFAULT_SIGMA_UM: Triple = (0.35, 0.13, 0.13)  # of the lattice light-sheet PSF of `llsm_pycudadecon`, rounded
