@@ -118,7 +118,8 @@ def _run(args: argparse.Namespace) -> int:
         given = {**overrides, **({"movie_path": movie, "spacing_um": spacing, "dt_s": dt} if movie else {})}
         with notebooks.exclusive(ws):
             try:
-                notebooks.run_notebooks(books, folder, profile=args.profile, device=args.device, seed=args.seed, **given)
+                notebooks.run_notebooks(books, folder, profile=args.profile, device=args.device, seed=args.seed,
+                                        **given)
             except notebooks.NotebookFailed as failure:
                 print(f"cellfm: {failure}", file=sys.stderr)
                 return failure.status

@@ -111,7 +111,8 @@ def viewer() -> Finding:
         return Finding("3D viewer", "neuroglancer is not installed", False,
                        "pip install neuroglancer; static views stand in until then.", needed=False)
     code = ("import neuroglancer, urllib.request as r; neuroglancer.set_server_bind_address('127.0.0.1');"
-            "v = neuroglancer.Viewer(); print(r.build_opener(r.ProxyHandler({})).open(v.get_viewer_url(), timeout=10).status)")
+            "url = neuroglancer.Viewer().get_viewer_url();"
+            "print(r.build_opener(r.ProxyHandler({})).open(url, timeout=10).status)")
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         ok = done.stdout.strip() == "200"
@@ -135,8 +136,10 @@ def data() -> Finding:
     from cellfm_nb import manifest
 
     there = manifest.is_local("llsm_pycudadecon")
-    return Finding("real data", "default stack is on this machine" if there else "default stack not fetched yet", there,
-                   "cellfm data fetch llsm_pycudadecon (52 MB); without it runs use simulated data alone.", needed=False)
+    value = "default stack is on this machine" if there else "default stack not fetched yet"
+    return Finding("real data", value, there,
+                   "cellfm data fetch llsm_pycudadecon (52 MB); without it runs use simulated data alone.",
+                   needed=False)
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (

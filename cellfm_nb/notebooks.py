@@ -182,7 +182,8 @@ def _unchanged(ws: Workspace, name: str, key: str) -> bool:
     artifacts = record.get("artifacts", {})
     return (entry.get("status") == "done" and entry.get("key") == key
             and (ws.folder / "executed" / f"{name}.html").exists()
-            and all(ws.has(w) and files.signature(ws.path(w))[1] == artifacts[w]["stat"] for w in entry.get("writes", [])))
+            and all(ws.has(name) and files.signature(ws.path(name))[1] == artifacts[name]["stat"]
+                    for name in entry.get("writes", [])))
 
 
 def _execute(ws: Workspace, book: Any, path: Path, head: str, say: Callable[[str], None]) -> float:
@@ -226,8 +227,8 @@ def _save(ws: Workspace, book: Any, name: str) -> None:
 
     target = ws.folder / "executed"
     target.mkdir(exist_ok=True)
-    html, _ = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(
-        book, resources={"metadata": {"name": name}})
+    exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True)
+    html, _ = exporter.from_notebook_node(book, resources={"metadata": {"name": name}})
     for suffix, text in ((".ipynb", nbformat.writes(book)), (".html", html)):
         temporary = target / f".partial-{name}{suffix}"
         temporary.write_text(text)

@@ -17,7 +17,8 @@ from cellfm_nb.notebooks import listing
 pytestmark = pytest.mark.xdist_group("run")
 ARTIFACTS = [
     "workspace.json", "movie.ome.zarr", "truth/positions.csv", "truth/tracks.csv", "truth/events.csv",
-    "truth/labels.zarr",    "curate/quality.csv", "curate/crops-000000.tar", "pretrain/encoder.safetensors", "pretrain/config.json",
+    "truth/labels.zarr", "curate/quality.csv", "curate/crops-000000.tar", "pretrain/encoder.safetensors",
+    "pretrain/config.json",
     "pretrain/log.csv", "repair/encoder.safetensors", "repair/config.json", "repair/defects.csv",
     "stream/features.zarr", "stream/pca.npz", "stream/activation.zarr", "movie.ome.zarr/labels",
     "segment/objects.parquet", "track/tracks.csv", "track/events.csv", "track/tracks.geff", "track/ctc",

@@ -50,10 +50,11 @@ class PatchStem(nn.Module):
 
 
 class FilterStem(nn.Module):
-    """Filter the voxels with overlapping Gaussians and differences of Gaussians (trainable), then embed patches.
+    """Filter the voxels with overlapping blob filters (trainable), then embed patches of the responses.
 
-    The filters are laid out in micrometres, so one prior serves every voxel size. A token is a patch embedding of the
-    filter responses plus a linear map of their mean, maximum and standard deviation within the patch.
+    The filters are Gaussians and differences of Gaussians laid out in micrometres, so one prior serves every voxel
+    size; they are evaluated on a coarser, nearly isotropic raster (`raster`), since no blob is finer than that. A token
+    is a patch embedding of the responses plus a linear map of their mean, maximum and standard deviation in the patch.
     Masked patches are emptied BEFORE the filters, so that a masked token still sees its surround.
 
     Parameters: width, D; patch, voxels (z, y, x); channels, number of filters; spacing_um, (z, y, x).
@@ -61,11 +62,10 @@ class FilterStem(nn.Module):
 
     def __init__(self, width: int, patch: Triple, channels: int, spacing_um: tuple[float, float, float]) -> None:
         super().__init__()
-        self.patch = patch
-        self.spacing_um = spacing_um
-        kernel = filter_size(spacing_um)
-        self.filters = nn.Conv3d(1, channels, kernel, padding=[k // 2 for k in kernel])
-        self.embed = nn.Conv3d(channels, width, patch, stride=patch)
+        kernel, step = filter_size(spacing_um), raster(patch, spacing_um)
+        self.patch, self.cells = patch, tuple(p // s for p, s in zip(patch, step, strict=True))
+        self.filters = nn.Conv3d(1, channels, kernel, stride=step, padding=[k // 2 for k in kernel])
+        self.embed = nn.Linear(channels * self.cells[0] * self.cells[1] * self.cells[2], width)
         self.statistics = nn.Linear(3 * channels, width)
         self.mask_fill = nn.Parameter(torch.zeros(1))
         self.mask_token = nn.Parameter(torch.zeros(width))
@@ -80,21 +80,32 @@ class FilterStem(nn.Module):
             for axis, p in enumerate(self.patch):
                 hidden = hidden.repeat_interleave(p, dim=axis + 2)  # (B, 1, Z, Y, X)
             x = torch.where(hidden, self.mask_fill.to(x.dtype), x)
-        response = torch.asinh(self.filters(x))  # (B, C, Z, Y, X); linear at the noise, logarithmic for bright spots
-        tokens = to_sequence(self.embed(response)) + self.statistics(patch_statistics(response, self.patch))
+        response = torch.asinh(self.filters(x))  # (B, C, Z', Y', X'); linear at the noise, logarithmic at bright spots
+        cells = to_cells(response, self.cells)  # (B, N, C, cells of a patch)
+        tokens = self.embed(cells.flatten(2)) + self.statistics(cell_statistics(cells))
         if mask is not None:
             tokens = tokens + mask[..., None] * self.mask_token.to(tokens.dtype)
         return tokens, grid
 
 
-def patch_statistics(x: Tensor, patch: Triple) -> Tensor:
-    """Return mean, maximum and standard deviation of each channel in each patch: (B, C, Z, Y, X) -> (B, N, 3C)."""
+def to_cells(x: Tensor, cells: Triple) -> Tensor:
+    """Cut (B, C, Z, Y, X) into blocks of `cells` each: (B, N, C, cells)."""
     b, c = x.shape[:2]
-    z, y, x_ = (size // p for size, p in zip(x.shape[2:], patch, strict=True))
-    voxels = x.view(b, c, z, patch[0], y, patch[1], x_, patch[2]).permute(0, 2, 4, 6, 1, 3, 5, 7)
-    voxels = voxels.reshape(b, z * y * x_, c, -1)  # (B, N, C, voxels of a patch)
-    variance, mean = torch.var_mean(voxels, dim=-1, correction=0)
-    return torch.cat([mean, voxels.amax(dim=-1), (variance + 1e-6).sqrt()], dim=-1)
+    z, y, x_ = (size // n for size, n in zip(x.shape[2:], cells, strict=True))
+    blocks = x.view(b, c, z, cells[0], y, cells[1], x_, cells[2]).permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return blocks.reshape(b, z * y * x_, c, -1)
+
+
+def cell_statistics(cells: Tensor) -> Tensor:
+    """Return mean, maximum and standard deviation over the last axis: (B, N, C, cells) -> (B, N, 3C)."""
+    variance, mean = torch.var_mean(cells, dim=-1, correction=0)
+    return torch.cat([mean, cells.amax(dim=-1), (variance + 1e-6).sqrt()], dim=-1)
+
+
+def raster(patch: Triple, spacing_um: tuple[float, float, float], step_um: float = 0.2) -> Triple:
+    """Return the stride (z, y, x) of the filters: the largest divisors of the patch that stay within `step_um`."""
+    return tuple(max(d for d in range(1, p + 1) if p % d == 0 and (d == 1 or d * s <= step_um * 1.1))
+                 for p, s in zip(patch, spacing_um, strict=True))
 
 
 def filter_size(spacing_um: tuple[float, float, float], reach_um: tuple[float, float, float] = (0.5, 0.4, 0.4)) -> Triple:
@@ -103,7 +114,7 @@ def filter_size(spacing_um: tuple[float, float, float], reach_um: tuple[float, f
 
 
 def blob_filters(channels: int, kernel: Triple, spacing_um: tuple[float, float, float],
-                 sigmas_um: tuple[float, ...] = (0.06, 0.1, 0.16, 0.25), elongation: float = 2.5) -> Tensor:
+                 sigmas_um: tuple[float, ...] = (0.1, 0.16, 0.25), elongation: float = 2.5) -> Tensor:
     """Make a bank of Gaussians and differences of neighbouring Gaussians, each of unit norm.
 
     White noise of unit variance then gives responses of unit variance: a response is a matched-filter signal-to-noise

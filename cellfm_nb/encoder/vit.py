@@ -160,8 +160,9 @@ class Encoder(nn.Module):
         if self.register_tokens is not None:
             self.register_tokens.normal_(std=0.02, generator=generator)
         if isinstance(self.stem, FilterStem):
-            weight, std = self.stem.statistics.weight, (3 * self.config.stem_channels) ** -0.5
-            nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+            for layer in (self.stem.embed, self.stem.statistics):
+                std = layer.in_features**-0.5
+                nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
             filters = self.stem.filters.weight  # (C, 1, kz, ky, kx)
             bank = blob_filters(self.config.stem_channels, tuple(filters.shape[2:]), self.config.spacing_um)
             filters[:len(bank)] = bank

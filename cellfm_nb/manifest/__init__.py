@@ -1,4 +1,4 @@
-"""Datasets and weights by name: listed in data_manifest.yaml, fetched, checked before use, never copied into the project."""
+"""Datasets and weights by name: listed in data_manifest.yaml, fetched, checked before use, never part of it."""
 
 from cellfm_nb.manifest.datasets import (
     Dataset,

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from cellfm_nb.errors import InputError
 from cellfm_nb.view import page
 from cellfm_nb.view.cite import cite
@@ -70,9 +72,11 @@ def heading(title: str, record: Mapping, folder: Path) -> str:
     """Say what was run, and first of all whether the movie is simulated or real."""
     name = record.get("movie", {}).get("name", "default")
     if (folder / "truth").exists():
+        made = load(folder / "truth" / "scene.json").get("made_with", {})
+        twin = f" Its PSF was {made['psf']}; its camera {made['camera']['source']}." if "camera" in made else ""
         badge, what = "simulated movie", (
-            "The movie scored here is simulated: a digital twin with exact truth, its optics and noise taken from "
-            "the real data where they could be fetched. No score on this page is a score on real data.")  # fmt: skip
+            f"The movie scored here is simulated: a digital twin with exact truth.{twin} "
+            "No score on this page is a score on real data.")  # fmt: skip
     elif name != "default":
         badge, what = "real movie", f"The movie is the user's, {name}. There is no truth for it, so nothing is scored."
     else:
@@ -132,23 +136,29 @@ def warnings(record: Mapping, summary: Mapping, folder: Path) -> Iterator[str]:
     return (f'<div class="warn">{page.text(sentence)}</div>' for sentence in said)
 
 
-def scores(summary: Mapping) -> str:
-    """Set every score that a peer has too beside the peer's, the better of the two in bold."""
+def compared(summary: Mapping) -> pd.DataFrame:
+    """Return every score that the peer has too: metric (as in summary.json), unit, ours, trackpy, better."""
     metrics = dict(flat(summary.get("score", {})))
-    rows, bold = [], set()
+    rows = []
     for name, theirs in metrics.items():
         if PEER not in name:
             continue
         bare = name.replace(PEER, "").strip("_.").replace("__", "_").replace("..", ".")
-        ours = next((metrics[k] for k in (bare, f"ours_{bare}", f"{bare}_ours", f"ours.{bare}", f"{bare}.ours")
-                     if k in metrics), None)  # fmt: skip
-        if isinstance(ours, int | float) or isinstance(theirs, int | float):
-            label, unit = page.named(bare)
-            if None not in (ours, theirs) and ours != theirs:
-                less_is_better = any(word in bare for word in LESS_IS_BETTER)
-                bold.add((len(rows), 2 if (ours > theirs) != less_is_better else 3))
-            rows.append([label, unit, ours, theirs])
-    note = "Both on the same simulated movie. Distances and thresholds are stated in notebook 09."
+        known = [k for k in (bare, f"ours_{bare}", f"{bare}_ours", f"ours.{bare}", f"{bare}.ours") if k in metrics]
+        ours = metrics[known[0]] if known else None
+        less = any(word in bare for word in LESS_IS_BETTER)
+        tie = None in (ours, theirs) or ours == theirs
+        better = "" if tie else "ours" if (ours > theirs) != less else PEER
+        rows.append([bare, page.named(bare)[1], ours, theirs, better])
+    return pd.DataFrame(rows, columns=["metric", "unit", "ours", PEER, "better"])
+
+
+def scores(summary: Mapping) -> str:
+    """Set every score that a peer has too beside the peer's, the better of the two in bold."""
+    table = compared(summary)
+    rows = [[page.named(r.metric)[0], r.unit, r.ours, r.trackpy] for r in table.itertuples()]
+    bold = {(i, 2 if who == "ours" else 3) for i, who in enumerate(table["better"]) if who}
+    note = "Both on the same simulated movie; the better in bold. Distances and thresholds are stated in notebook 09."
     return page.table(["", "unit", "ours", PEER], rows, caption=note, bold=bold)
 
 

@@ -1,6 +1,7 @@
 """Figure files and the report: complete, deterministic, self-contained, without paths, whatever is missing."""
 
 import base64
+import json
 import re
 from html.parser import HTMLParser
 
@@ -59,6 +60,8 @@ def run(tmp_path):
     ws.make("curate/quality.csv", write_table, raw, frames=5)
     ws.claim_movie(None)
     (ws.folder / "truth").mkdir()
+    made = {"made_with": {"psf": f"measured on {tmp_path}/psf.tif", "camera": {"source": "measured on im_raw.tif"}}}
+    (ws.folder / "truth" / "scene.json").write_text(json.dumps(made))
     ws.record("curate", seconds=3.2, peak_mib=412, crops=192, signal_gain=3.41234567)
     ws.record("track", seconds=2.0, peak_mib=300, n_tracks=61, rmse_z_um=0.04321, rank=float("nan"),
               source=str(raw), note="<b>bold</b>")
@@ -100,7 +103,8 @@ def test_the_report_is_one_self_contained_file(run):
     assert base64.b64decode(found.sources[0].partition(",")[2])[:4] == b"\x89PNG"
     assert "url(" not in html and path.stat().st_size < 5e6
     assert 'name="viewport"' in html and "@media print" in html
-    for phrase in ("simulated movie", "Profile tiny, seed 0", "numpy", "Time and memory", "How to cite", "crop = None"):
+    for phrase in ("simulated movie", "PSF was measured on psf.tif", "Profile tiny, seed 0", "numpy", "crop = None",
+                   "Time and memory", "How to cite"):  # fmt: skip
         assert phrase in words, phrase
 
 
