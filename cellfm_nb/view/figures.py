@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from cellfm_nb.view.style import STYLE
+from cellfm_nb.workspace import Workspace
 
 SUFFIXES = (".svg", ".png", ".pdf", ".csv")
 PRINT_DPI = 200  # of the .png, and of images inside the vector files
@@ -32,7 +33,11 @@ def write_figure(svg: Path, png: Path, pdf: Path, csv: Path, figure: Figure, tab
     table.to_csv(csv, index=not isinstance(table.index, pd.RangeIndex), lineterminator="\n")
 
 
-def keep(ws, name: str, figure: Figure, table: pd.DataFrame) -> Figure:
-    """Save a figure as figures/<name>.svg, .png, .pdf and .csv of a run, if it changed; return it."""
-    ws.make([f"figures/{name}{suffix}" for suffix in SUFFIXES], write_figure, figure, table)
+def keep(ws: Workspace, name: str, figure: Figure, table: pd.DataFrame) -> Figure:
+    """Save a figure as figures/<name>.svg, .png, .pdf and .csv of a run, if it changed; return it.
+
+    A figure that only says that there is nothing to draw is returned and not saved.
+    """
+    if any(ax.axison for ax in figure.axes):
+        ws.make([f"figures/{name}{suffix}" for suffix in SUFFIXES], write_figure, figure, table)
     return figure

@@ -104,6 +104,9 @@ def msd(tables: dict[str, pd.DataFrame]) -> Picture:
         ax.errorbar(t["lag_s"], t["msd_um2"], t["sem_um2"].fillna(0), color=colour, marker="o", ms=4, lw=1.4,
                     capsize=2, label=name + slope)  # fmt: skip
     ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):  # 0.1 and 20, not powers of ten: the range is small
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     beside(ax)
     return fig
 

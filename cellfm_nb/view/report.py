@@ -88,7 +88,7 @@ def heading(title: str, record: Mapping, folder: Path) -> str:
     books = record.get("notebooks", {})
     last = max([b.get("started", "") for b in books.values()] + [a["when"] for a in _artifacts(record).values()] + [""])
     facts = (f"Profile {record.get('profile')}, seed {record.get('seed')}, device {record.get('device')}, "
-             f"cellfm_nb {record.get('versions', {}).get('cellfm_nb', '?')}. Last work {last or 'unknown'} (UTC).")
+             f"cellfm_nb {record.get('versions', {}).get('cellfm_nb', '?')}. Last work {last[:16].replace('T', ' ')} UTC.")
     return f"<h1>{page.text(title)}</h1><p>{marks}</p>{page.paragraph(what)}{page.paragraph(facts, 'soft')}"
 
 

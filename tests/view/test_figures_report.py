@@ -42,6 +42,8 @@ def test_a_run_keeps_a_figure_until_it_changes(tmp_path, capsys):
     assert "written" in (out := capsys.readouterr().out) and "unchanged" in out
     figures.keep(ws, "loss", plots.curves(TABLE, "step", ["loss"], log=True), TABLE)
     assert "written" in capsys.readouterr().out
+    figures.keep(ws, "nothing", plots.curves(TABLE[:0], "step", ["loss"]), TABLE[:0])
+    assert not ws.has("figures/nothing.png")
     assert all(ws.has(f"figures/loss{s}") for s in (".svg", ".png", ".pdf", ".csv"))
 
 
