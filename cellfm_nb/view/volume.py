@@ -18,6 +18,7 @@ from cellfm_nb.view.style import contrast
 from cellfm_nb.view.where import address, has_proxy, headless, place, running_servers
 
 SHADER = "#uicontrol invlerp contrast\nvoid main() { emitGrayscale(contrast()); }"
+PANEL_PX = 300  # a panel is about this high when a notebook opens: the whole volume fits in
 _viewers: list[Any] = []
 
 
@@ -80,9 +81,13 @@ def open_viewer(layers: Mapping[str, Any], spacing_um: Sequence[float], points: 
 
     ng.set_server_bind_address("127.0.0.1")
     viewer = ng.Viewer()
-    rank = max((len(data.shape) for data in layers.values()), default=3)
+    shape = max((tuple(data.shape) for data in layers.values()), key=len, default=(1, 1, 1))
     with viewer.txn() as state:
-        state.dimensions = space(rank, spacing_um, dt_s)
+        state.dimensions = space(len(shape), spacing_um, dt_s)
+        state.display_dimensions = ["x", "y", "z"]  # x to the right, y down: as in every other picture
+        state.position = [0.5] * (len(shape) - 3) + [n / 2 for n in shape[-3:]]
+        extent = max(n * s for n, s in zip(shape[-3:], spacing_um, strict=True)) / min(spacing_um)
+        state.cross_section_scale, state.projection_scale = extent / PANEL_PX, 1.5 * extent
         for name, data in layers.items():
             state.layers[name] = layer(data, kinds[name], spacing_um, dt_s)
         if points is not None and len(points):

@@ -76,6 +76,7 @@ def test_the_server_listens_on_loopback_and_behind_its_token_until_closed(ng):
     kinds = {"raw": "image", "labels": "labels"}
     viewer = volume.open_viewer({"raw": RAW, "labels": LABELS}, SPACING, points, 1.0, kinds)
     assert [layer.name for layer in viewer.state.layers] == ["raw", "labels", "points"]
+    assert list(viewer.state.display_dimensions) == ["x", "y", "z"] and list(viewer.state.position) == [2, 2.5, 3]
     server = ng.server.global_server
     assert viewer.get_viewer_url().startswith("http://127.0.0.1:")
     assert urllib.request.urlopen(viewer.get_viewer_url(), timeout=5).status == 200
