@@ -11,38 +11,33 @@ from cellfm_nb.curate.resample import interpolate_axis, sources
 from cellfm_nb.errors import InputError
 
 
-def find_background(y: np.ndarray, valid: np.ndarray, sigma_px: Sequence[float], psf_px: Sequence[float]
-                    ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (background float32, objects bool) of a volume (z,y,x): what is smooth, and what stands above it.
+def find_background(y: np.ndarray, half_px: Sequence[float]) -> np.ndarray:
+    """Return the smooth ground of a volume (z,y,x), float32: running medians along z, y and x, one after the other.
 
-    Parameters: valid, voxels to look at; sigma_px, s.d. of the Gaussian that is background; psf_px, of the smoothing
-    objects are found at. A wide Gaussian is pulled up by bright objects and would dig a ring around them: so objects
-    are found with a first, biased background, then the background is taken from the rest, twice.
+    Parameters: half_px (z,y,x), half the width of the window. What is thinner than half_px along any axis (puncta,
+    tubes, sheets) is left out of the ground and what is wider belongs to it; edges of wide things (a cell's border)
+    stay sharp. A wide Gaussian does neither: bright objects pull it up and a cell's border blurs into a bright rim.
+    Works on means of 2 x 2 or more pixels where the window is wide.
     """
-    found = ~valid
-    for _ in range(2):
-        rest = y - local_background(y, ~found, sigma_px)
-        found = ~valid | objects(rest, valid, psf_px)
-    return local_background(y, ~found, sigma_px), found
-
-
-def local_background(y: np.ndarray, keep: np.ndarray, sigma_px: Sequence[float]) -> np.ndarray:
-    """Return the Gaussian mean of the kept voxels around every voxel, float32 (z,y,x).
-
-    Normalised convolution: G(y keep) / G(keep), on blocks of about a third of sigma, which a Gaussian this wide can't
-    tell from voxels. Where nothing near is kept (inside a large object) it is the kept voxels' overall mean.
-    """
-    block = [int(min(max(1, s // 3), n)) for s, n in zip(sigma_px, y.shape, strict=True)]
-    weight = block_mean(keep.astype(np.float32), block)
-    overall = float(y[keep].mean()) if keep.any() else float(y.mean())
-    total = block_mean(np.where(keep, y - np.float32(overall), np.float32(0)), block)
-    sigma = [s / b for s, b in zip(sigma_px, block, strict=True)]
-    weight, total = (ndimage.gaussian_filter(a, sigma, mode="reflect", truncate=3.0) for a in (weight, total))
-    coarse = total / (weight + np.float32(1e-3)) + np.float32(overall)
+    block = [max(1, min(int(h // 5), n)) for h, n in zip(half_px, y.shape, strict=True)]
+    coarse = block_mean(y, block)
+    for axis, (h, b) in enumerate(zip(half_px, block, strict=True)):
+        coarse = running_median(coarse, axis, int(round(h / b)))
     for axis, (n, b) in enumerate(zip(y.shape, block, strict=True)):
         left, w = sources(coarse.shape[axis], coarse.shape[axis] * b)
         coarse = interpolate_axis(coarse, axis, left[:n], w[:n]) if b > 1 else coarse
     return coarse
+
+
+def running_median(a: np.ndarray, axis: int, half: int) -> np.ndarray:
+    """Return the median over 2 half + 1 samples along one axis, mirrored at its ends."""
+    if half < 1 or a.shape[axis] == 1:
+        return a
+    lines = np.moveaxis(a, axis, -1)
+    padded = np.pad(lines, [(0, 0)] * (a.ndim - 1) + [(half, half)], mode="symmetric")
+    # one long line: scipy's one-dimensional median costs log(width) a sample
+    median = ndimage.median_filter(padded.ravel(), 2 * half + 1).reshape(padded.shape)
+    return np.moveaxis(median[..., half:-half], -1, axis)
 
 
 def block_mean(a: np.ndarray, block: Sequence[int]) -> np.ndarray:

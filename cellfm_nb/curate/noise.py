@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, optimize
 
-from cellfm_nb.curate.background import background_spread, check_volume, despike, find_background, flat_fill
+from cellfm_nb.curate.background import background_spread, check_volume, despike, find_background, flat_fill, objects
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -93,7 +93,8 @@ def residuals(volume: np.ndarray, limit: int = 2_000_000) -> tuple[np.ndarray, n
     residual = ndimage.correlate1d(some, FOURTH_DIFFERENCE, axis=1)
     # the local mean of an object is taken nearby; that of background over a wide area, or else voxels with a noisy
     # mean (and the large residuals of noisy pixels) would gather in bins of their own and bend the line
-    background, found = find_background(some, ~flat, (0, 12, 12), (0, 1.2, 1.2))
+    background = find_background(some, (0, 12, 12))
+    found = objects(some - background, ~flat, (0, 1.2, 1.2))
     nearby = ndimage.uniform_filter1d(ndimage.uniform_filter1d(some, 5, axis=1), 3, axis=2)
     mean = np.where(found, nearby, background)
     use = ~ndimage.maximum_filter1d(flat, 5, axis=1)

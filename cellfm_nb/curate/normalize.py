@@ -33,8 +33,7 @@ def normalize(volume: np.ndarray, noise: NoiseModel, spacing_um: Sequence[float]
         valid[:] = True
     if max(spacing_um[1:]) <= FINE_UM:
         y = despike(y, valid)
-    background, _ = find_background(y, valid, [b / s for b, s in zip(background_um, spacing_um, strict=True)],
-                                    [min(PSF_UM / s, 2.0) for s in spacing_um])
+    background = find_background(y, [b / s for b, s in zip(background_um, spacing_um, strict=True)])
     rest = y - background
     centre, sd = lower_half(rest[valid])
     if not sd > 0:

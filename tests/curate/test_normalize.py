@@ -4,7 +4,7 @@ from scipy import ndimage
 from twin import puncta
 
 from cellfm_nb.curate import deskew, fit_noise, histogram_normalize, normalize, normalized_frame
-from cellfm_nb.curate.background import background_spread, flat_fill, local_background
+from cellfm_nb.curate.background import background_spread, flat_fill, running_median
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -104,13 +104,24 @@ def test_fill_is_left_out_of_every_statistic(picture):
     assert background_spread(skewed)[1] < 0.5 * background_spread(skewed[~fill])[1]  # negative control: fill counted
 
 
-def test_local_background_is_a_normalised_gaussian():
-    rng = np.random.default_rng(0)
-    y, keep = rng.normal(5, 1, (20, 50, 50)).astype(np.float32), rng.random((20, 50, 50)) > 0.3
-    got = local_background(y, keep, (4, 9, 9))
-    weight = ndimage.gaussian_filter(keep.astype(float), (4, 9, 9))
-    oracle = ndimage.gaussian_filter(np.where(keep, y, 0), (4, 9, 9)) / weight
-    assert np.abs(got - oracle).max() < 0.05
+@pytest.mark.parametrize("shape, axis, half", [((5, 6, 7), 0, 2), ((5, 6, 7), 2, 3), ((4, 3, 9), 1, 5),
+                                               ((1, 3, 3), 0, 4)])
+def test_running_median_equals_scipy(shape, axis, half):
+    a = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    size = [2 * half + 1 if i == axis else 1 for i in range(3)]
+    np.testing.assert_array_equal(running_median(a, axis, half), ndimage.median_filter(a, size, mode="reflect"))
+
+
+def test_a_cell_border_leaves_no_bright_rim():
+    """Negative control: with a wide Gaussian as background the border of a cell looks like an object."""
+    volume = puncta((24, 128, 128), n=0, gradient=0, background=30)
+    cell = np.hypot(*(np.indices((128, 128)) - 64)) < 40
+    volume = volume + np.random.default_rng(0).poisson(60, volume.shape) * cell
+    y = normalize(volume, fit_noise(volume), SPACING)
+    rim = cell & ~ndimage.binary_erosion(cell, iterations=8)
+    assert y[:, rim].mean() < 0.7 and abs(np.mean(y[:, cell])) < 0.25
+    gaussian = volume - ndimage.gaussian_filter(volume.astype(float), (5, 12, 12))
+    assert gaussian[:, rim].mean() / np.sqrt(90 + 1.6**2) > 1
 
 
 def test_frame_is_resampled_first(picture):
