@@ -108,7 +108,8 @@ def raster(patch: Triple, spacing_um: tuple[float, float, float], step_um: float
                  for p, s in zip(patch, spacing_um, strict=True))
 
 
-def filter_size(spacing_um: tuple[float, float, float], reach_um: tuple[float, float, float] = (0.5, 0.4, 0.4)) -> Triple:
+def filter_size(spacing_um: tuple[float, float, float],
+                reach_um: tuple[float, float, float] = (0.5, 0.4, 0.4)) -> Triple:
     """Return the odd kernel size (z, y, x) in voxels that reaches `reach_um` to either side, at least 3, at most 13."""
     return tuple(2 * min(6, max(1, round(r / s))) + 1 for r, s in zip(reach_um, spacing_um, strict=True))
 

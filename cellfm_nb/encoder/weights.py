@@ -55,7 +55,8 @@ def load_encoder(folder: str | Path, device: str = "cpu") -> Encoder:
         card = json.loads(config_path.read_text())
         config, sha256 = EncoderConfig(**card["config"]), card["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError("the description of the encoder cannot be read", where=config_path, got=error, do=again) from error
+        raise InputError("the description of the encoder cannot be read", where=config_path, got=error,
+                         do=again) from error
     data = weights_path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:

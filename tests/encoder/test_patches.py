@@ -1,0 +1,44 @@
+"""The blob filters: physical units, matched-filter scale, statistics."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from cellfm_nb.encoder.patches import blob_filters, cell_statistics, filter_size, raster, to_cells
+from cellfm_nb.seeds import torch_rng
+
+
+def test_filters_are_gaussians_of_the_given_size_in_micrometres():
+    spacing, kernel = (0.25, 0.1, 0.1), (13, 21, 21)
+    bank = blob_filters(3, kernel, spacing, sigmas_um=(0.2,), elongation=2.5)[0, 0].numpy()
+    impulse = np.zeros(kernel)
+    impulse[6, 10, 10] = 1
+    want = gaussian_filter(impulse, (0.2 * 2.5 / 0.25, 2, 2), truncate=6)
+    assert np.abs(bank / bank.sum() - want).max() < 0.02 * want.max()
+
+
+def test_white_noise_of_unit_variance_gives_responses_of_unit_variance():
+    bank = blob_filters(8, (5, 9, 9), (0.25, 0.1, 0.1))
+    noise = torch.randn(1, 1, 24, 64, 64, generator=torch_rng(0, "noise"))
+    spread = torch.nn.functional.conv3d(noise, bank).std(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(spread, torch.ones(len(bank)), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(("spacing", "patch", "step"), [((0.25, 0.1, 0.1), (4, 8, 8), (1, 2, 2)),
+                                                        ((0.1, 0.1, 0.1), (8, 8, 8), (2, 2, 2)),
+                                                        ((0.25, 0.0655, 0.0655), (4, 9, 9), (1, 3, 3)),
+                                                        ((1.0, 0.3, 0.3), (2, 7, 7), (1, 1, 1))])
+def test_raster_divides_the_patch_and_stays_below_the_blobs(spacing, patch, step):
+    assert raster(patch, spacing) == step
+    assert all(k % 2 == 1 for k in filter_size(spacing))
+
+
+def test_cells_and_their_statistics():
+    x = torch.arange(2 * 4 * 4 * 4.0).view(1, 2, 4, 4, 4)
+    cells = to_cells(x, (2, 2, 2))
+    assert cells.shape == (1, 8, 2, 8)
+    assert set(cells[0, 0, 0].tolist()) == {0.0, 1.0, 4.0, 5.0, 16.0, 17.0, 20.0, 21.0}
+    stats = cell_statistics(cells)
+    assert stats.shape == (1, 8, 6)
+    assert stats[0, 0, 0] == 10.5 and stats[0, 0, 2] == 21.0
