@@ -1,0 +1,111 @@
+"""Streamed equals dense, whatever the blocks, chunks and stores (I2, I5), and nothing is tiled."""
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from cellfm_nb.errors import InputError
+from cellfm_nb.stream import encode
+from cellfm_nb.stream.encode import StreamingEncoder
+
+WAYS = [{}, {"mode": "online", "q_block": 7, "kv_block": 3}, {"mode": "online", "q_block": 1000, "kv_block": 1},
+        {"mode": "sdpa", "q_block": 1}, {"store": "disk", "q_block": 64, "kv_block": 50},
+        {"store": "memory", "mode": "online", "q_block": 143, "kv_block": 142}]
+
+
+@torch.no_grad()
+def largest_difference(features, encoder, volume):
+    dense = encoder(torch.from_numpy(np.asarray(volume[:]))[None, None])
+    return max(np.abs(features.patches.reshape(-1, encoder.config.width) - dense.patches[0].numpy()).max(),
+               np.abs(features.saliency.reshape(-1, encoder.config.heads) - dense.saliency[0].numpy().T).max(),
+               np.abs(features.cls - dense.cls[0].numpy()).max())
+
+
+def small_chunks(monkeypatch, voxels):
+    original = encode.plan
+
+    def planned(*args, **kwargs):
+        from dataclasses import replace
+
+        from cellfm_nb.stream.plan import chunk_of
+
+        plan, config = original(*args, **kwargs), args[1]
+        return replace(plan, chunk=chunk_of(plan.grid, config.patch, voxels))
+
+    monkeypatch.setattr(encode, "plan", planned)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_streamed_equals_dense(encoder, volume, way):
+    features = StreamingEncoder(encoder, **way).encode(volume, progress=False)
+    assert features.patches.shape == (4, 5, 7, 32) and features.saliency.shape == (4, 5, 7, 4)
+    assert features.patches.dtype == features.saliency.dtype == features.cls.dtype == np.float32
+    assert largest_difference(features, encoder, volume) < 1e-5
+
+
+@pytest.mark.parametrize("voxels", [1, 2_000, 9_000])
+def test_chunks_leave_no_seam(encoder, volume, monkeypatch, voxels):
+    small_chunks(monkeypatch, voxels)
+    assert largest_difference(StreamingEncoder(encoder).encode(volume, progress=False), encoder, volume) < 1e-5
+
+
+def test_control_without_a_halo_there_are_seams(encoder, volume, monkeypatch):
+    small_chunks(monkeypatch, 2_000)
+    monkeypatch.setattr(type(encoder), "halo", (0, 0, 0))
+    assert largest_difference(StreamingEncoder(encoder).encode(volume, progress=False), encoder, volume) > 1e-3
+
+
+def test_control_keys_left_out_are_noticed(encoder, volume, monkeypatch):
+    """The original's kernel reads the first keys of each block only: on a real encoder the features change."""
+    whole = encode.online_softmax_attention
+    monkeypatch.setattr(encode, "online_softmax_attention",
+                        lambda q, blocks: whole(q, ((k[:, :2], v[:, :2]) for k, v in blocks)))
+    features = StreamingEncoder(encoder, mode="online", kv_block=32).encode(volume, progress=False)
+    assert largest_difference(features, encoder, volume) > 1e-2
+
+
+def test_control_a_transposed_grid_is_noticed(encoder, volume):
+    features = StreamingEncoder(encoder).encode(volume, progress=False)
+    swapped = encode.Features(features.patches.transpose(2, 1, 0, 3), features.saliency, features.cls, features.plan)
+    assert largest_difference(swapped, encoder, volume) > 1e-2
+
+
+def test_reads_a_zarr_array_chunk_by_chunk(encoder, volume, tmp_path, monkeypatch):
+    array = zarr.create_array(tmp_path / "v.zarr", shape=volume.shape, chunks=(8, 16, 16), dtype="float32")
+    array[:] = volume
+    small_chunks(monkeypatch, 2_000)
+    assert largest_difference(StreamingEncoder(encoder).encode(array, progress=False), encoder, volume) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (4, 8, 8), (3, 100, 9)])
+def test_any_size(encoder, shape):
+    volume = np.ones(shape, np.float32)
+    assert largest_difference(StreamingEncoder(encoder).encode(volume, progress=False), encoder, volume) < 1e-5
+
+
+def test_saliency_is_a_probability(encoder, volume):
+    total = StreamingEncoder(encoder).encode(volume, progress=False).saliency.sum((0, 1, 2))
+    assert ((total > 0) & (total < 1)).all()  # the rest goes to CLS and the registers
+
+
+def test_bfloat16_store_stays_close(encoder, volume):
+    import copy
+
+    low = copy.deepcopy(encoder).bfloat16()
+    features = StreamingEncoder(low, store="disk").encode(volume, progress=False)
+    dense = StreamingEncoder(encoder).encode(volume, progress=False)
+    assert np.median(np.abs(features.patches - dense.patches)) < 2e-2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_voxels_are_refused(encoder, volume, bad):
+    spoiled = volume.copy()
+    spoiled[3, 20, 40] = bad
+    with pytest.raises(InputError, match="NaN or infinite"):
+        StreamingEncoder(encoder).encode(spoiled, progress=False)
+
+
+def test_only_volumes(encoder):
+    with pytest.raises(InputError, match="only a volume"):
+        StreamingEncoder(encoder).encode(np.zeros((2, 3)), progress=False)

@@ -1,0 +1,52 @@
+"""The plan counts tokens, operations and bytes, and chooses what fits."""
+
+import pytest
+import torch
+
+from cellfm_nb.encoder import EncoderConfig, vits8
+from cellfm_nb.errors import InputError
+from cellfm_nb.stream.plan import chunk_of, fused_speed, plan
+
+
+def test_tokens_and_operations_of_the_published_table():
+    """ViT-S/8 on 448^3 voxels: 175,616 tokens, 0.58 PFLOP (4 N^2 D + 24 N D^2 per block)."""
+    p = plan((448, 448, 448), vits8(), flops_per_s=3e14, memory_bytes=2**34)
+    assert p.tokens == 175_616 and p.grid == (56, 56, 56)
+    assert abs(p.flops / 0.58e15 - 1) < 0.02 and 1 < p.seconds_estimate < 3
+
+
+@pytest.mark.parametrize(("memory_bytes", "mode", "store"), [(2**40, "sdpa", "memory"), (2**27, "online", "disk")])
+def test_the_fastest_way_that_fits_is_taken(memory_bytes, mode, store):
+    p = plan((64, 512, 512), EncoderConfig(), memory_bytes=memory_bytes, flops_per_s=1e11)
+    assert (p.mode, p.store) == (mode, store)
+
+
+def test_what_is_asked_for_is_done_and_the_impossible_refused():
+    config = EncoderConfig()
+    assert plan((8, 8, 8), config, store="disk", flops_per_s=1e9).mode == "online"
+    assert plan((8, 8, 8), config, mode="online", flops_per_s=1e9).store == "memory"
+    for wrong in ({"mode": "sdpa", "store": "disk"}, {"mode": "guess"}):
+        with pytest.raises(InputError, match="no such way"):
+            plan((8, 8, 8), config, flops_per_s=1e9, **wrong)
+    with pytest.raises(InputError, match="shape"):
+        plan((0, 8, 8), config, flops_per_s=1e9)
+
+
+def test_time_is_quadratic_and_memory_linear():
+    small, large = (plan((n, 512, 512), EncoderConfig(), flops_per_s=1e9, memory_bytes=2**40) for n in (64, 640))
+    assert 80 < large.flops / small.flops < 100
+    assert large.peak_bytes / small.peak_bytes < 10.1
+
+
+def test_chunks_cover_little_and_never_nothing():
+    assert chunk_of((10, 18, 18), (4, 8, 8)) == (10, 18, 18)
+    assert chunk_of((100, 100, 100), (8, 8, 8), voxels=1) == (1, 1, 1)
+
+
+def test_printed_it_says_the_choice():
+    p = plan((40, 144, 144), EncoderConfig(), flops_per_s=1e11, memory_bytes=2**32)
+    assert "3,240 tokens" in str(p) and p.table["chosen"].sum() == 1 and len(p.table) == 3
+
+
+def test_speed_is_measured():
+    assert fused_speed(4, 32, torch.device("cpu")) > 1e8
