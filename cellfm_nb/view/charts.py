@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-from cellfm_nb.view.style import BLUE, GREY, PALETTE, STYLE, VERMILION, Picture, contrast, picture, say
+from cellfm_nb.view.style import BLUE, GREY, PALETTE, STYLE, VERMILION, YELLOW, Picture, contrast, picture, say
 
 MAX_POINTS = 20_000  # more points than this say nothing more and make vector files heavy
 
@@ -30,8 +31,7 @@ def histogram(
     if everything.size == 0:
         say(ax, "No finite value to count.")
         return fig
-    low, high = float(everything.min()), float(everything.max())
-    bins = np.linspace(low, high, 101) if high > low else np.array([low - 0.5, low + 0.5])
+    bins = common_bins(everything)
     for (name, v), colour in zip(finite.items(), cycle(len(finite)), strict=True):
         ax.hist(v, bins=bins, histtype="stepfilled", color=colour, alpha=0.25)
         ax.hist(v, bins=bins, histtype="step", color=colour, lw=1.5, label=f"{name} (n = {v.size:,})")
@@ -40,6 +40,8 @@ def histogram(
     if log:
         ax.set_yscale("log")
         ax.set_ylim(bottom=0.7)
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     beside(ax)
     return fig
 
@@ -156,9 +158,22 @@ def timeline(events: pd.DataFrame, truth: pd.DataFrame | None = None, xlabel: st
     names = [f"{name} ({n})" for (name, _, _), n in zip(rows, counts, strict=True)]
     ax.set_yticks(range(len(rows)), names[::-1])
     ax.set_ylim(-0.6, len(rows) - 0.4)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="x", color="#e5e5e5", lw=0.6)
     ax.set_axisbelow(True)
     return fig
+
+
+def common_bins(values: np.ndarray) -> np.ndarray:
+    """Return bin edges for finite values: one bin for each of a few evenly spaced values, else 100 bins."""
+    distinct = np.unique(values)
+    if len(distinct) == 1:
+        return distinct[0] + np.array([-0.5, 0.5])
+    step = np.diff(distinct).min()
+    span = (distinct[-1] - distinct[0]) / step
+    if span <= 100 and np.allclose((distinct - distinct[0]) / step % 1, 0, atol=1e-6):  # whole numbers, times a unit
+        return distinct[0] + step * (np.arange(round(span) + 2) - 0.5)
+    return np.linspace(distinct[0], distinct[-1], 101)
 
 
 def finite_of(values) -> np.ndarray:
@@ -167,8 +182,9 @@ def finite_of(values) -> np.ndarray:
 
 
 def cycle(n: int) -> list[str]:
-    """Return n colours of the palette, in order; black last, then from the start again."""
-    return [PALETTE[i % len(PALETTE)] for i in range(n)]
+    """Return n colours of the palette that show on white, in order, then from the start again."""
+    shown = [colour for colour in PALETTE if colour != YELLOW]
+    return [shown[i % len(shown)] for i in range(n)]
 
 
 def logarithmic(ax: Axes, which: str) -> None:

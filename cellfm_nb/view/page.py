@@ -11,13 +11,15 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-UNITS = {"um3": "µm³", "um2": "µm²", "um": "µm", "nm": "nm", "ms": "ms", "s": "s", "seconds": "s", "px": "px",
-         "mib": "MiB", "gib": "GiB", "bytes": "B", "percent": "%", "nats": "nats"}  # fmt: skip
+UNITS = {"um3": "µm³", "um2": "µm²", "um": "µm", "nm": "nm", "um_s": "µm/s", "um2_s": "µm²/s", "mib_s": "MiB/s",
+         "ms": "ms", "s": "s", "seconds": "s", "px": "px", "mib": "MiB", "gib": "GiB", "bytes": "B", "deg": "°",
+         "percent": "%", "nats": "nats"}  # fmt: skip
 NAMES = {"f1": "F1", "ap50": "AP50", "hota": "HOTA", "tra": "TRA", "snr": "SNR", "rankme": "RankMe", "pca": "PCA",
          "id": "ID", "ap": "AP", "iou": "IoU", "dino": "DINO", "ibot": "iBOT", "koleo": "KoLeo", "lr": "learning rate",
-         "psf": "PSF", "sd": "sd", "msd": "MSD"}  # fmt: skip
+         "psf": "PSF", "msd": "MSD", "rmse": "RMSE", "dt": "frame interval", "cls": "CLS"}  # fmt: skip
 PATH = re.compile(r"(?<![\w.:/<])(?:[A-Za-z]:\\|/)(?:[\w.@+~-]+[/\\])+([\w.@+~-]*)")
 MAX_IMAGE_BYTES = 700_000
+FULL_WIDTH_PX = 1600  # of a figure as wide as the page
 
 STYLE = """
 :root{--ink:#1d2129;--soft:#5d6673;--line:#dfe3e8;--blue:#0072B2;--warn:#D55E00}
@@ -45,6 +47,7 @@ figure{margin:1.2rem 0 1.8rem}img{max-width:100%;height:auto;display:block}
 details summary{cursor:pointer;color:var(--blue);margin:.6rem 0}
 .columns{columns:20rem;column-gap:2.5rem}.columns section{break-inside:avoid;padding-bottom:.8rem}
 .columns h3{margin-top:.2rem}
+@media (max-width:40rem){img{width:100%!important}}
 @media print{body{max-width:none;font-size:10.5pt;padding:0}h2{break-after:avoid}
  figure,table,.card{break-inside:avoid}.wide{overflow:visible}}
 """
@@ -98,7 +101,7 @@ def show(value: Any, unit: str = "") -> str:
         if whole or abs(value) >= 1000:
             out = f"{value:,.0f}"
         else:
-            out = f"{value:.3g}" if 1e-3 <= abs(value) < 1000 or value == 0 else f"{value:.2e}"
+            out = f"{value:.4g}" if 1e-3 <= abs(value) < 1000 or value == 0 else f"{value:.2e}"
         return f"{out} {unit}".strip()
     if isinstance(value, dict):
         return ", ".join(f"{text(k)} {show(v)}" for k, v in value.items())
@@ -114,13 +117,13 @@ def text(value: Any) -> str:
 
 def named(metric: str) -> tuple[str, str]:
     """Split a metric's name into words and a unit: "position_error_xy_um" -> ("position error xy", "µm")."""
-    words = metric.replace(".", "_").split("_")
-    unit = UNITS.get(words[-1].lower(), "")
-    if unit and len(words) > 1:
-        words = words[:-1]
-        words = words[:-1] if words[-1] == "peak" and unit == "MiB" and len(words) > 1 else words
+    words = metric.replace(".", "_").removeprefix("n_").split("_")
+    tail = 2 if "_".join(words[-2:]) in UNITS else 1
+    unit = UNITS.get("_".join(words[-tail:]).lower(), "")
+    if unit and len(words) > tail:
+        words = words[:-tail]
     elif unit:
-        words = {"seconds": ["time"]}.get(metric, words)
+        words = ["time"] if metric == "seconds" else words
     label = " ".join(NAMES.get(word.lower(), word) for word in words)
     return (label[:1].upper() + label[1:] if not label[:2].isupper() and label != "iBOT" else label), unit
 
@@ -130,8 +133,18 @@ def picture(path: Path, caption: str) -> str:
     data, kind = path.read_bytes(), "png"
     if len(data) > MAX_IMAGE_BYTES:
         data, kind = smaller(data), "jpeg"
+    share = min(100, round(100 * size_of(path)[0] / FULL_WIDTH_PX))  # so that all text has one size
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return f'<figure><img src="{source}" alt="{text(caption)}"><figcaption>{text(caption)}</figcaption></figure>'
+    image = f'<img src="{source}" alt="{text(caption)}" style="width:{share}%">'
+    return f"<figure>{image}<figcaption>{text(caption)}</figcaption></figure>"
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Return the width and height of a picture in pixels."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.size
 
 
 def smaller(data: bytes, width: int = 1600) -> bytes:

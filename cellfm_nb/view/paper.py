@@ -10,8 +10,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from cellfm_nb.view.canvas import draw, edges
 from cellfm_nb.view.charts import beside, cycle
-from cellfm_nb.view.images import draw, edges
 from cellfm_nb.view.style import BRIGHT, STYLE, WIDTH_IN, Picture, contrast, picture, say, scale_bar
 
 

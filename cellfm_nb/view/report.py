@@ -87,8 +87,9 @@ def heading(title: str, record: Mapping, folder: Path) -> str:
         what += " The volume called the stack is a real lattice light-sheet recording, deskewed here from raw."
     books = record.get("notebooks", {})
     last = max([b.get("started", "") for b in books.values()] + [a["when"] for a in _artifacts(record).values()] + [""])
+    version = record.get("versions", {}).get("cellfm_nb", "?")
     facts = (f"Profile {record.get('profile')}, seed {record.get('seed')}, device {record.get('device')}, "
-             f"cellfm_nb {record.get('versions', {}).get('cellfm_nb', '?')}. Last work {last[:16].replace('T', ' ')} UTC.")
+             f"cellfm_nb {version}. Last work {last[:16].replace('T', ' ')} UTC.")
     return f"<h1>{page.text(title)}</h1><p>{marks}</p>{page.paragraph(what)}{page.paragraph(facts, 'soft')}"
 
 
@@ -100,7 +101,7 @@ def cards(summary: Mapping) -> str:
     for stage, metric in wanted:
         value = summary.get(stage, {}).get(metric)
         if isinstance(value, int | float):
-            label = page.named(metric.removeprefix("n_"))[0]
+            label = page.named(metric)[0]
             shown.append(f'<div class="card"><b>{page.show(value)}</b><span>{page.text(label)}</span></div>')
     return f'<div class="cards">{"".join(shown)}</div>' if shown else ""
 
@@ -159,7 +160,8 @@ def scores(summary: Mapping) -> str:
     rows = [[page.named(r.metric)[0], r.unit, r.ours, r.trackpy] for r in table.itertuples()]
     bold = {(i, 2 if who == "ours" else 3) for i, who in enumerate(table["better"]) if who}
     note = "Both on the same simulated movie; the better in bold. Distances and thresholds are stated in notebook 09."
-    return page.table(["", "unit", "ours", PEER], rows, caption=note, bold=bold)
+    body = page.table(["", "unit", "ours", PEER], rows, bold=bold)
+    return body and body + page.paragraph(note, "soft")
 
 
 def pictures(folder: Path) -> Iterator[str]:
@@ -179,12 +181,13 @@ def pictures(folder: Path) -> Iterator[str]:
 
 def stages(summary: Mapping) -> str:
     """Show the metrics of each stage, rounded, with units."""
-    order = list(STAGES)
-    blocks = []
+    order, blocks = list(STAGES), []
+    table = compared(summary)
+    beside = {*table["metric"], *(f"{PEER}_{m}" for m in table["metric"])}  # these have a table of their own
     for stage in sorted(summary, key=lambda s: (order.index(s) if s in order else len(order), s)):
         rows = []
         for metric, value in flat(summary[stage]):
-            if metric not in BOOKKEEPING:
+            if metric not in BOOKKEEPING and not (stage == "score" and metric in beside):
                 label, unit = page.named(metric)
                 rows.append([label, value, unit])
         if rows:

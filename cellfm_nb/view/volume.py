@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cellfm_nb.view import plots
-from cellfm_nb.view.images import positions
+from cellfm_nb.view.canvas import positions
 from cellfm_nb.view.style import contrast
 from cellfm_nb.view.where import address, has_proxy, headless, place, running_servers
 

@@ -175,7 +175,8 @@ def test_heavy_pictures_are_made_lighter(run):
 
 
 @pytest.mark.parametrize(("value", "unit", "said"), [
-    (0.123456, "", "0.123"), (12345.678, "", "12,346"), (3, "s", "3 s"), (1.0, "", "1"), (2.5e-5, "", "2.50e-05"),
+    (0.123456, "", "0.1235"), (0.999632, "", "0.9996"),
+    (12345.678, "", "12,346"), (3, "s", "3 s"), (1.0, "", "1"), (2.5e-5, "", "2.50e-05"),
     (None, "s", "–"), (float("nan"), "", "–"), (True, "", "yes"), ([1, 2.5], "", "1, 2.5"), ("a<b", "", "a&lt;b"),
 ])  # fmt: skip
 def test_numbers_are_written_for_people(value, unit, said):
@@ -183,7 +184,8 @@ def test_numbers_are_written_for_people(value, unit, said):
 
 
 @pytest.mark.parametrize(("metric", "label", "unit"), [
-    ("rmse_z_um", "Rmse z", "µm"), ("link_f1", "Link F1", ""), ("time_s", "Time", "s"), ("tra", "TRA", ""),
+    ("rmse_z_um", "RMSE z", "µm"), ("speed_um_s", "Speed", "µm/s"),
+    ("n_tracks", "Tracks", ""), ("link_f1", "Link F1", ""), ("time_s", "Time", "s"), ("tra", "TRA", ""),
     ("volume_um3", "Volume", "µm³"), ("seconds", "Time", "s"), ("s", "S", "s"),
 ])  # fmt: skip
 def test_names_become_words_and_units(metric, label, unit):

@@ -6,7 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from cellfm_nb.view import plots
-from cellfm_nb.view.images import VIEWS, project
+from cellfm_nb.view.canvas import VIEWS, project
+from cellfm_nb.view.charts import common_bins
 from cellfm_nb.view.style import PALETTE, contrast, label_colours, nice_length
 
 SPACING = (0.25, 0.1, 0.1)
@@ -134,6 +135,13 @@ def test_the_palette_is_colour_blind_safe():
 
     assert apart(PALETTE) > 0.15
     assert apart(("#d62728", "#2ca02c", "#8c564b")) < 0.15
+
+
+def test_whole_numbers_get_a_bin_each():
+    assert np.allclose(common_bins(np.array([1.0, 2, 2, 5])), [0.5, 1.5, 2.5, 3.5, 4.5, 5.5])
+    assert np.allclose(common_bins(np.array([2.0, 4, 40]))[:3], [1, 3, 5])
+    assert len(common_bins(RNG.normal(size=1000))) == 101
+    assert np.allclose(common_bins(np.array([7.0, 7])), [6.5, 7.5])
 
 
 def test_a_scatter_says_that_it_is_a_subset():
