@@ -53,10 +53,10 @@ def write_crops(tar_path: Path, index_path: Path, movie_path: Path, quality_path
 def crops_of(movie: Movie, frames: Sequence[int], n: int, label: str, crop_shape: Sequence[int], method: str,
              seed: int, target_um: Sequence[float], c: int, about: dict[str, Any], bar: Progress) -> Iterator[Sample]:
     """Yield n samples spread evenly over the frames of a movie, and note in `about` where they came from."""
-    noise = fit_movie_noise(movie, c)
+    noise = fit_movie_noise(movie, c) if np.allclose(movie.spacing_um, target_um, rtol=0.01) else None
     chosen = sorted({int(i) for i in np.linspace(0, len(frames) - 1, min(n, len(frames))).round()})
     about["sources"].append({"label": label, "name": movie.name, "frames": [int(frames[i]) for i in chosen],
-                             "noise": asdict(noise)})
+                             "noise": asdict(noise) if noise else "fitted on each frame after resampling"})
     for k, i in enumerate(chosen):
         t = int(frames[i])
         here = n * (k + 1) // len(chosen) - n * k // len(chosen)

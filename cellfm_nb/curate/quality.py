@@ -18,10 +18,10 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 from cellfm_nb.progress import track
 
-COLUMNS = ["frame", "mean", "p1", "p50", "p999", "saturation", "snr", "signal_fraction", "focus", "drift_px",
+COLUMNS = ["frame", "mean", "light", "p1", "p50", "p999", "saturation", "snr", "signal_fraction", "focus", "drift_px",
            "verdict", "by", "reason"]
-# measure: (falls, rises) as shares of the movie's own trend from which a frame is doubtful, and from which it is out
-LIMITS = {"snr": (0.2, 0.4, False), "focus": (0.1, 0.18, False), "mean": (0.1, 0.25, True)}
+# measure: change against the movie's own trend from which a frame is doubtful, from which it is out; rises count too
+LIMITS = {"snr": (0.2, 0.4, False), "focus": (0.1, 0.18, False), "light": (0.15, 0.3, True)}
 SATURATED = (1e-4, 1e-3)  # share of voxels at the ceiling: doubtful, out
 
 
@@ -31,8 +31,9 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0) -> 
     Parameters: movie; noise, from `fit_noise` (None: fitted here); c, channel.
     Returns: DataFrame, one row per frame:
       frame; mean, p1, p50, p999 (percentiles), in the movie's units;
+      light, mean above the movie's darkest background, in units of that background's noise;
       saturation, share of voxels at the frame's own ceiling;
-      snr, (99.9 percentile - background) / background noise, of normalised voxels: 3.1 where there is nothing;
+      snr, (99.9 percentile - background) / background noise, after smoothing by one voxel: 3.1 where there is nothing;
       signal_fraction, share of voxels more than 4 s.d. above the background after smoothing by one voxel;
       focus, 99.9 percentile of detail of 0.1-0.2 um over that detail's noise: 2.9 where there is nothing;
       drift_px, shift (y,x) of the max projection against the frame before, by phase correlation;
@@ -51,13 +52,16 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0) -> 
         try:
             check_volume(volume, f"frame {t}")
             row["mean"] = float(volume.mean(dtype=np.float64))
+            row["light"] = (row["mean"] - noise.offset) / float(noise.variance(noise.offset)) ** 0.5
             row["p1"], row["p50"], row["p999"] = (float(q) for q in np.percentile(volume, [1, 50, 99.9]))
             row["saturation"] = (np.count_nonzero(volume == volume.max()) - 1) / volume.size
             y = normalize(volume, noise, movie.spacing_um)
-            row["snr"] = float(np.percentile(y, 99.9))
+            smooth = ndimage.gaussian_filter(y, 1.0, truncate=3.0)
+            centre, sd = background_spread(smooth)
+            row["snr"] = (float(np.percentile(smooth, 99.9)) - centre) / sd
             row["signal_fraction"] = float(signal_mask(y).mean())
             row["focus"] = focus(y, movie.spacing_um)
-            last, projection = projection, ndimage.gaussian_filter(np.clip(y.max(0), 0, row["snr"]), 1)
+            last, projection = projection, ndimage.gaussian_filter(np.clip(y.max(0), 0, 10), 1)
             row["drift_px"] = drift_px(last, projection) if last is not None else 0.0
             if before is not None and np.array_equal(before, volume):
                 row |= {"verdict": "reject", "reason": "a copy of the frame before"}
@@ -78,14 +82,17 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
     if len(good) < 5:  # a trend and its scatter need five points
         return table
     for name, (doubtful, out, both) in LIMITS.items():
-        values = np.log(table.loc[good, name].clip(lower=1e-9))
-        residual, scale = off_trend(table.frame[good].to_numpy(float), values.to_numpy())
+        values = table.loc[good, name].to_numpy(float)
+        # ratios for what is positive; light counts from a dark level that is itself uncertain
+        values = values / max(np.median(np.abs(values)), 1) if name == "light" else np.log(np.maximum(values, 1e-9))
+        residual, scale = off_trend(table.frame[good].to_numpy(float), values)
         for i, r in zip(good, residual, strict=True):
-            change = np.expm1(r)
+            change = r if name == "light" else np.expm1(r)
             if change < 0 or both:
                 for share, sds, is_out in ((out, 8, True), (doubtful, 5, False)):
                     if abs(r) > sds * scale and abs(change) > share:
-                        _blame(table, i, is_out, f"{name} {100 * change:+.0f}% off the movie's trend")
+                        how = ("falls" if r < 0 else "rises") if name == "light" else f"{100 * change:+.0f}%"
+                        _blame(table, i, is_out, f"{name} {how} off the movie's trend")
                         break
     drift = table.drift_px[good]
     far = drift.median() + 8 * max(1.4826 * (drift - drift.median()).abs().median(), 0.5)
@@ -129,7 +136,7 @@ def accepted(table: pd.DataFrame) -> list[int]:
             return table.frame[table.verdict == verdict].astype(int).tolist()
     raise InputError("Every frame of this movie was rejected.", where="curate/quality.csv",
                      got="; ".join(sorted(set(table.reason)))[:300], expected="at least one usable frame",
-                     do="Look at the reasons; correct the verdicts in the file if they are wrong.")
+                     do="Look at the reasons; choose another channel or movie.")
 
 
 def write_quality(path: Path, movie_path: Path, c: int = 0) -> None:
