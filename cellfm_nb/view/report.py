@@ -226,15 +226,18 @@ def inputs(record: Mapping) -> str:
 
 
 def artifacts(record: Mapping) -> str:
-    """List every artifact: which notebook made it when, from what, and its content's digest."""
+    """List every artifact: which notebook made it when, from what, its content's digest; figures folded away."""
     rows = []
     for name, a in sorted(_artifacts(record).items()):
         sources = sorted({item["artifact"] for item in walk(a.get("params")) if "artifact" in item})
         size = a.get("bytes", 0) / 2**20
         rows.append([name, a.get("by") or "by hand", (a.get("when") or "")[:16].replace("T", " "), round(size, 2),
                      ", ".join(sources) or "–", (a.get("sha256") or a.get("key") or "")[:16]])
-    body = page.table(["artifact", "made by", "when (UTC)", "MiB", "from", "sha256 (first 16)"], rows)
-    return f"<details open><summary>{len(rows)} artifacts</summary>{body}</details>" if rows else ""
+    head = ["artifact", "made by", "when (UTC)", "MiB", "from", "sha256 (first 16)"]
+    drawn = [row for row in rows if row[0].startswith("figures/")]
+    main = page.table(head, [row for row in rows if row not in drawn], caption="Files of this run.")
+    folded = f"<details><summary>{len(drawn)} files of figures</summary>{page.table(head, drawn)}</details>"
+    return main + (folded if drawn else "")
 
 
 def citations(summary: Mapping) -> str:
