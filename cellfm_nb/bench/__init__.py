@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+
+import psutil
 
 from cellfm_nb.atomic import write_json
 from cellfm_nb.errors import InputError
@@ -83,6 +86,23 @@ def alternate(calls: Mapping[str, Callable[[], object]], repeats: int = 5) -> di
             call()
             spent[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in spent.items()}
+
+
+def extra_mib(call: Callable[[], object]) -> float:
+    """Return the memory a call holds at its peak above what the process held before, in MiB (sampled every 2 ms)."""
+    process, done, peak = psutil.Process(), threading.Event(), [0]
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    before = process.memory_info().rss
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    call()
+    done.set()
+    watcher.join()
+    return max(peak[0] - before, 0) / 2**20
 
 
 def load(path: str | Path) -> list[dict]:
