@@ -14,7 +14,7 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.view import page
 from cellfm_nb.view.cite import cite
 
-STAGES = {"movie": "Movie", "simulate": "Movie", "curate": "Curation", "pretrain": "Pretraining",
+STAGES = {"start": "Machine", "movie": "Movie", "simulate": "Movie", "curate": "Curation", "pretrain": "Pretraining",
           "features": "Features", "inspect": "Features", "repair": "Repair of defects", "stream": "Streaming",
           "segment": "Segmentation", "track": "Tracking", "score": "Scores against truth",
           "figures": "Figures"}  # fmt: skip
