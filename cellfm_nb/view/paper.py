@@ -66,25 +66,27 @@ def displacement(tracks: pd.DataFrame, dt_s: float, max_lag: int | None = None) 
     Returns: lag_frames, lag_s, msd_um2, sem_um2 (from independent tracks), pairs, tracks; one row per lag.
     Method: time and ensemble average (Qian, Sheetz, Elson, Biophys. J. 60:910, 1991).
     """
-    groups = [rows.sort_values("frame") for _, rows in tracks.groupby("track_id") if len(rows) > 1]
-    longest = max((int(rows["frame"].iloc[-1] - rows["frame"].iloc[0]) for rows in groups), default=0)
-    lags = range(1, (max_lag or max(1, longest // 4)) + 1)
+    paths = [dense(rows) for _, rows in tracks.groupby("track_id")]  # each (frames, 3), NaN where the track has a gap
+    longest = max((len(path) for path in paths), default=0) - 1
     rows = []
-    for lag in lags:
-        sums, counts = [], []  # per track: sum of squared displacements, number of pairs
-        for track in groups:
-            now, later = track.set_index("frame"), track.set_index(track["frame"] - lag)
-            move = (later[["z_um", "y_um", "x_um"]] - now[["z_um", "y_um", "x_um"]]).dropna()
-            if len(move):
-                sums.append(float((move**2).to_numpy().sum()))
-                counts.append(len(move))
-        if counts:
-            n, means = np.array(counts), np.array(sums) / np.array(counts)
-            msd = sum(sums) / n.sum()
-            share = n / n.sum()
-            sem = float(np.sqrt((share**2 * (means - msd) ** 2).sum())) if len(n) > 1 else np.nan
-            rows.append((lag, lag * dt_s, msd, sem, int(n.sum()), len(n)))
+    for lag in range(1, (max_lag or max(1, longest // 4)) + 1):
+        squares = [((path[lag:] - path[:-lag]) ** 2).sum(1) for path in paths]
+        squares = [kept for s in squares if len(kept := s[np.isfinite(s)])]
+        if squares:
+            pairs, means = np.array([len(s) for s in squares]), np.array([s.mean() for s in squares])  # per track
+            share = pairs / pairs.sum()
+            msd = float((share * means).sum())
+            sem = float(np.sqrt((share**2 * (means - msd) ** 2).sum())) if len(pairs) > 1 else np.nan
+            rows.append((lag, lag * dt_s, msd, sem, int(pairs.sum()), len(pairs)))
     return pd.DataFrame(rows, columns=["lag_frames", "lag_s", "msd_um2", "sem_um2", "pairs", "tracks"])
+
+
+def dense(track: pd.DataFrame) -> np.ndarray:
+    """Return a track's positions in um, (frames from its first to its last, 3), NaN where it was not seen."""
+    frames = track["frame"].to_numpy(int) - int(track["frame"].min())
+    path = np.full((frames.max() + 1, 3), np.nan)
+    path[frames] = track[["z_um", "y_um", "x_um"]].to_numpy(float)
+    return path
 
 
 @rc_context(STYLE)
