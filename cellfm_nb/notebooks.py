@@ -227,7 +227,8 @@ def _save(ws: Workspace, book: Any, name: str) -> None:
 
     target = ws.folder / "executed"
     target.mkdir(exist_ok=True)
-    exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True,
+                            mathjax_url="", require_js_url="")  # a page asks no other host for anything
     html, _ = exporter.from_notebook_node(book, resources={"metadata": {"name": name}})
     for suffix, text in ((".ipynb", nbformat.writes(book)), (".html", html)):
         temporary = target / f".partial-{name}{suffix}"

@@ -402,7 +402,7 @@ def plain(value: Any) -> Any:
     """Turn a number of any library into one JSON can hold (NaN and infinity become null)."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
