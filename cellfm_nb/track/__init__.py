@@ -1,0 +1,20 @@
+"""Link objects into tracks, find splits and merges, and hand them to other programs."""
+
+from cellfm_nb.track.baselines import default_radius_um, link_with
+from cellfm_nb.track.export import (
+    CARRIES,
+    edge_table,
+    napari_tracks,
+    read_events,
+    read_tracks,
+    write_csv,
+    write_ctc,
+    write_geff,
+    write_trackmate,
+)
+from cellfm_nb.track.link import Linking, link_objects
+from cellfm_nb.track.statistics import diffusion, mean_squared_displacement, track_statistics
+
+__all__ = ["CARRIES", "Linking", "default_radius_um", "diffusion", "edge_table", "link_objects", "link_with",
+           "mean_squared_displacement", "napari_tracks", "read_events", "read_tracks", "track_statistics", "write_csv",
+           "write_ctc", "write_geff", "write_trackmate"]

@@ -1,0 +1,94 @@
+"""Choose among hypotheses that compete for objects: the best one-to-one linking, its prices, the best packing."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+BEAM = 64            # partial solutions kept per tail: bounds time where groups of hypotheses grow large
+PRICE_ROUNDS = 200   # longest alternating path followed; beyond it prices are too low, which only costs time
+
+
+def assign(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np.ndarray:
+    """Return which candidate pairs make the one-to-one assignment of greatest total gain; staying single gains 0.
+
+    Parameters: a, b (q,), row and column of each pair, no pair twice; gain (q,); n, m, numbers of rows and columns.
+    Returns: indices of the chosen pairs, ascending. Each row gets a column of its own for staying single, so that
+    the sparse assignment always exists (the virtual source and sink of a min-cost flow); Jonker and Volgenant 1987.
+    """
+    good = np.flatnonzero(gain > 0)                                  # a loss is never part of the best assignment
+    if not len(good):
+        return good
+    rows, cols = np.concatenate([a[good], np.arange(n)]), np.concatenate([b[good], m + np.arange(n)])
+    top = gain[good].max() + 1
+    cost = np.concatenate([top - gain[good], np.full(n, top)])       # > 0: a stored zero would be no edge
+    order = np.lexsort((cols, rows))
+    start = np.searchsorted(rows[order], np.arange(n + 1))
+    r, c = min_weight_full_bipartite_matching(csr_array((cost[order], cols[order], start), shape=(n, m + n)))
+    pick = np.full(n, -1)
+    pick[r] = c
+    return good[pick[a[good]] == b[good]]
+
+
+def confidence(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np.ndarray:
+    """Return each pair's share of the likelihood among the pairs it competes with and staying single, (q,) in 0..1."""
+    odds = np.exp(np.clip(gain, -50, 50))
+    return odds / (1 + np.bincount(a, odds, n)[a] + np.bincount(b, odds, m)[b] - odds)
+
+
+def prices(a: np.ndarray, b: np.ndarray, gain: np.ndarray, chosen: np.ndarray, n: int, m: int) -> np.ndarray:
+    """Return the dual prices (n + m,) of the best assignment: a pair's two prices are never below its gain.
+
+    The prices of a chosen pair sum to its gain, an object left single is free. Found by raising the columns' prices
+    along alternating paths until no row would pay more than it does (Bellman and Ford).
+    """
+    mate, own = np.full(n, -1), np.zeros(n)
+    mate[a[chosen]], own[a[chosen]] = b[chosen], gain[chosen]
+    price = np.zeros(m + 1)                                          # the last entry stands for "no mate"
+    for _ in range(PRICE_ROUNDS):
+        raised = price.copy()
+        np.maximum.at(raised, b, gain - own[a] + price[mate[a]])
+        raised[m] = 0.0
+        if (raised - price).max() < 1e-9:
+            break
+        price = raised
+    return np.concatenate([own - price[mate], price[:m]])
+
+
+def pack(objects: np.ndarray, gain: np.ndarray, name: np.ndarray) -> tuple[float, list[int]]:
+    """Return the greatest total gain of hypotheses that share no object, and their names.
+
+    Parameters: objects (q, 3), the objects each hypothesis takes, first the lowest (repeats allowed); gain (q,) > 0;
+    name (q,). The objects are gone through in ascending order, each hypothesis filed under its first. A state is
+    the set of objects already taken that later hypotheses could still want; of equal states the better history is
+    kept. Exact while there are no more than `BEAM` states.
+    """
+    bit = {o: 1 << k for k, o in enumerate(np.unique(objects).tolist())}
+    filed: dict[int, list[tuple[float, int, int]]] = {}
+    for own, value, what in zip(objects.tolist(), gain.tolist(), name.tolist(), strict=True):
+        filed.setdefault(own[0], []).append((value, bit[own[0]] | bit[own[1]] | bit[own[2]], what))
+    wanted, later = {}, 0
+    for first in sorted(filed, reverse=True):
+        wanted[first] = later
+        for _, mask, _ in filed[first]:
+            later |= mask
+    states: dict[int, tuple[float, tuple]] = {0: (0.0, ())}
+    for first in sorted(filed):
+        after: dict[int, tuple[float, tuple]] = {}
+        for taken, (total, history) in states.items():
+            for value, mask, what in [(0.0, 0, None), *filed[first]]:
+                if taken & mask:
+                    continue
+                left = (taken | mask) & wanted[first]
+                if left not in after or after[left][0] < total + value:
+                    after[left] = (total + value, history if what is None else (what, history))
+        if len(after) > BEAM:
+            after = dict(sorted(after.items(), key=lambda state: -state[1][0])[:BEAM])
+        states = after
+    total, history = max(states.values(), key=lambda state: state[0])
+    names = []
+    while history:
+        what, history = history
+        names.append(what)
+    return total, names

@@ -1,0 +1,142 @@
+"""Costs as likelihood ratios, with every scale estimated from the movie: nothing to set by hand, no search radius.
+
+The gain of a link is the log of how much likelier the two objects are as one track than as an end and a birth:
+density of the step under the motion model, ratio of the identities, law of the gap, against the rates of births and
+ends. A link with a negative gain is never worth making, so distance needs no limit of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from cellfm_nb.track.motion import Filter, Scales, log_identity, log_link_motion
+
+ROBUST = 1.4826            # median absolute deviation -> standard deviation of a Gaussian
+PRIOR_COUNT = 5.0          # weight, in links, of a scale's former value: keeps short movies from degenerate scales
+LEAST_WALK = 0.02          # no mass is exactly constant: a filter must not grow certain for ever
+
+
+def link_gain(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, dx: np.ndarray, g: np.ndarray,
+              log_start: np.ndarray, log_end: np.ndarray, scales: Scales) -> np.ndarray:
+    """Return the log likelihood ratio (nats) of linking i and j against ending i and beginning j, (q,)."""
+    return (log_link_motion(past, future, i, j, dx, g, scales) + log_identity(past, future, i, j, g, scales)
+            + np.log1p(-scales.end) + np.log(scales.gap[g - 1]) - log_start[j] - log_end[i])
+
+
+def start_end_logs(frame: np.ndarray, first: int, last: int, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
+    """Return log density of each object beginning (per um^3) and log probability of it ending, (n,) each.
+
+    Near the movie's first and last frames a track may begin or end merely because it is not seen there.
+    """
+    longer = np.append(np.cumsum(scales.gap[::-1])[::-1], 0.0)         # longer[r]: probability of a gap above r frames
+    before, after = (longer[np.clip(wait, 0, len(longer) - 1)] for wait in (frame - first, last - frame))
+    return np.log(scales.birth_per_um3 + scales.present_per_um3 * before), np.log(np.minimum(scales.end + after, 1.0))
+
+
+def mutual_neighbours(x: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices (i, j) of objects of consecutive frames that are each other's nearest."""
+    first, second = [np.zeros(0, int)], [np.zeros(0, int)]
+    present = np.unique(frame)
+    for t in present[:-1][np.diff(present) == 1]:
+        a, b = np.flatnonzero(frame == t), np.flatnonzero(frame == t + 1)
+        forth, back = cKDTree(x[b]).query(x[a])[1], cKDTree(x[a]).query(x[b])[1]
+        mutual = back[forth] == np.arange(len(a))
+        first.append(a[mutual])
+        second.append(b[forth[mutual]])
+    return np.concatenate(first), np.concatenate(second)
+
+
+def first_scales(x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relative: np.ndarray, floor_um2: np.ndarray,
+                 max_gap: int) -> Scales:
+    """Guess the scales from mutual nearest neighbours: a start for `update_scales`, nothing more.
+
+    Parameters: x (n, d) um; frame (n,); identity (n, k); relative (n, k), variance of each measurement up to a
+    factor; floor_um2 (d,), the least variance of a step (a fraction of a voxel).
+    """
+    i, j = mutual_neighbours(x, frame)
+    dx = x[j] - x[i] if len(i) else np.sqrt(floor_um2)[None]
+    step = np.maximum(0.5 * (np.median(np.abs(dx), 0) * ROBUST) ** 2, floor_um2)
+    gap = 0.1 ** np.arange(max_gap + 1)
+    present = len(x) / len(np.unique(frame)) / volume_um3(x, step)
+    noise, _, _ = identity_noise(i, j, frame, identity, relative) if len(i) else (identity.var(0), 0, 0)
+    return Scales(
+        step_um2=step, velocity_um2=np.maximum((dx**2).mean(0), 2 * step), switch=np.array([[0.9, 0.1], [0.2, 0.8]]),
+        gap=gap / gap.sum(), birth_per_um3=0.05 * present, present_per_um3=present, end=0.05,
+        identity_mean=identity.mean(0), identity_var=identity.var(0) + 1e-6, noise=np.maximum(noise, 1e-6),
+        walk=LEAST_WALK * noise, outlier=0.05, bleach=0.0, event_rate=np.array([0.02, 0.02]),
+        event_um2=np.full(2, 4 * step.mean()))
+
+
+def volume_um3(x: np.ndarray, step_um2: np.ndarray) -> float:
+    """Return the volume (um^d) in which objects are seen; an axis along which nothing differs is a few steps wide."""
+    return float(np.prod(np.maximum(np.ptp(x, 0), 4 * np.sqrt(step_um2))))
+
+
+def update_scales(scales: Scales, links: tuple[np.ndarray, np.ndarray], x: np.ndarray, frame: np.ndarray,
+                  identity: np.ndarray, relative: np.ndarray, past: Filter, future: Filter, joined: np.ndarray,
+                  floor_um2: np.ndarray, expected: np.ndarray | None) -> Scales:
+    """Re-estimate every scale from the present links (M step; the modes of the steps are the E step).
+
+    Parameters: as in `first_scales`; links, indices (i, j); joined (n, 2) bool, whether something goes before and
+    after each object; expected (2, 2), number of splits and merges and their summed squared separation, or None.
+    """
+    i, j = links
+    n, n_frames = len(x), int(frame[-1] - frame[0]) + 1
+    changes: dict[str, object] = dict(identity_mean=identity.mean(0), identity_var=identity.var(0) + 1e-6)
+    if len(i):
+        dx, g = x[j] - x[i], frame[j] - frame[i]
+        gg = g[:, None]
+        _, directed, pairs = log_link_motion(past, future, i, j, dx, g, scales, modes=True)
+        still, moving = (1 - directed)[:, None], directed[:, None]
+        step = ((still * dx**2 / gg).sum(0) + PRIOR_COUNT * scales.step_um2) / (still.sum() + PRIOR_COUNT)
+        step = np.maximum(step, floor_um2)
+        speed = (moving * ((dx / gg) ** 2 - step / gg)).sum(0) + PRIOR_COUNT * scales.velocity_um2
+        switch = pairs[joined[i, 0]].sum(0) + PRIOR_COUNT * scales.switch
+        gap = np.bincount(g - 1, minlength=len(scales.gap)) + 0.5 ** np.arange(len(scales.gap))
+        changes |= dict(step_um2=step, velocity_um2=np.maximum(speed / (moving.sum() + PRIOR_COUNT), step),
+                        switch=switch / switch.sum(1, keepdims=True), gap=gap / gap.sum())
+        if identity.shape[1] and len(i) >= 8:
+            changes |= dict(zip(("noise", "walk", "outlier"), identity_noise(i, j, frame, identity, relative),
+                                strict=True))
+    reach = min(len(scales.gap), n_frames - 1)                           # nearer the movie's ends nobody can tell
+    inner, outer = frame >= frame[0] + reach, frame <= frame[-1] - reach
+    births, ends = (~joined[inner, 0]).sum() + 0.5, (~joined[outer, 1]).sum() + 0.5
+    space = volume_um3(x, changes.get("step_um2", scales.step_um2))
+    changes |= dict(birth_per_um3=births / max(n_frames - reach, 1) / space, present_per_um3=n / n_frames / space,
+                    end=min(ends / (outer.sum() + 1), 0.5))
+    if expected is not None:
+        changes |= dict(event_rate=(expected[:, 0] + 0.5) / (n + 1),
+                        event_um2=(expected[:, 1] + PRIOR_COUNT * scales.event_um2) / (expected[:, 0] + PRIOR_COUNT))
+    return scales.with_(**changes)
+
+
+def identity_noise(i: np.ndarray, j: np.ndarray, frame: np.ndarray, identity: np.ndarray,
+                   relative: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return measurement noise (a factor on `relative`), slow change per frame, and share of outliers.
+
+    Changes over two links hold twice the slow change but the same measurement noise as changes over one.
+    """
+    succ = np.full(len(identity), -1)
+    succ[i] = j
+    far = succ[j]
+
+    def spread(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (np.median(np.abs(identity[b] - identity[a]) / np.sqrt(relative[a] + relative[b]), 0) * ROBUST) ** 2
+
+    size = np.median(relative[i] + relative[j], 0)
+    once = spread(i, j) + 1e-6 / size
+    twice = spread(i[far >= 0], far[far >= 0]) if (far >= 0).sum() >= 8 else once
+    walk = np.clip(twice - once, LEAST_WALK * once, 0.5 * once)
+    noise, walk = once - walk, walk * size
+    z = np.abs(identity[j] - identity[i]) / np.sqrt(noise * (relative[i] + relative[j])
+                                                    + walk * (frame[j] - frame[i])[:, None])
+    return noise, walk, float(np.clip((z > 4).any(1).mean(), 0.01, 0.3))
+
+
+def common_slope(group: np.ndarray, t: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+    """Return the slope of y over t shared by all groups, each with a level of its own (within-group regression)."""
+    total = np.bincount(group, weight)
+    t0 = t - (np.bincount(group, weight * t) / total)[group]
+    y0 = y - (np.bincount(group, weight * y) / total)[group]
+    return float((weight * t0 * y0).sum() / max((weight * t0 * t0).sum(), 1e-12))

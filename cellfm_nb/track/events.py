@@ -1,0 +1,198 @@
+"""Find splits and merges: hypotheses scored like links and chosen together with them at every cut.
+
+A split says that two heads of one frame are what became of one tail: their midpoint continues its motion, their
+masses sum to its mass, their separation follows the law learnt from the movie's own splits. It stands against every
+object in it ending or beginning for itself. A merge is the same, read backward in time. The best linking without
+events puts a price on each object; only an event worth more than its objects' prices can improve on it, and only
+what is near enough to such an event in gain is searched again, group by group, with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from cellfm_nb.track.assign import pack, prices
+from cellfm_nb.track.motion import Filter, Scales, log_normal
+
+if TYPE_CHECKING:
+    from cellfm_nb.track.chains import Chains
+
+KINDS = ("split", "merge")
+PARTNERS = 6     # nearest candidates of an object that may pair up in an event: 15 pairs
+
+
+@dataclass(frozen=True)
+class Event:
+    """A split (one parent, two children) or merge (two parents, one child), as indices of objects."""
+
+    kind: str
+    parents: tuple[int, ...]
+    children: tuple[int, ...]
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """Events that might have happened at a cut.
+
+    kind (e,) 0 split, 1 merge; gain (e,) nats; own (e, 3) nodes, ascending: tails 0 .. n-1, then heads n .. n+m-1.
+    """
+
+    kind: np.ndarray
+    gain: np.ndarray
+    own: np.ndarray
+
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (whole, one part, other part), each (e,) nodes."""
+        split = self.kind == 0
+        whole = np.where(split, self.own[:, 0], self.own[:, 2])
+        return whole, np.where(split, self.own[:, 1], self.own[:, 0]), np.where(split, self.own[:, 2], self.own[:, 1])
+
+
+def log_step(tell: Filter, at: np.ndarray, dx: np.ndarray, g: np.ndarray, scales: Scales) -> np.ndarray:
+    """Return the log density (um^-d) of steps dx by what one direction of time says of objects `at`, (q,)."""
+    p, g = tell.p[at], g[:, None]
+    directed = p * scales.switch[1, 1] + (1 - p) * scales.switch[0, 1]
+    still = log_normal(dx, g * scales.step_um2) + np.log1p(-directed)
+    known = log_normal(dx - g * tell.v[at], g * g * tell.s[at] + g * scales.step_um2) + np.log(p * scales.switch[1, 1])
+    fresh = log_normal(dx, g * g * scales.velocity_um2 + g * scales.step_um2) + np.log((1 - p) * scales.switch[0, 1])
+    return np.logaddexp(still, np.logaddexp(known, fresh))
+
+
+def log_mass_sum(whole: Filter, part: Filter, a: np.ndarray, j: np.ndarray, k: np.ndarray,
+                 scales: Scales) -> np.ndarray:
+    """Return the log likelihood ratio of the masses of j and k summing to a's, against two of the population, (q,).
+
+    The share f of a part follows Beta(2, 2): 6 f (1 - f). Going from (log sum, f) to the two log masses brings the
+    Jacobian f (1 - f). The first identity component is the log mass; the others say nothing here.
+    """
+    if not len(scales.identity_mean):
+        return np.zeros(len(a))
+    mu, pop = scales.identity_mean[:1], scales.identity_var[:1]
+    mj, mk, vj, vk = part.m[j, :1], part.m[k, :1], part.w[j, :1], part.w[k, :1]      # (q, 1)
+    total = np.logaddexp(mj, mk)
+    f = np.exp(mj - total)
+    var = whole.w[a, :1] + scales.walk[:1] + f * f * vj + (1 - f) ** 2 * vk
+    joint = log_normal(total - whole.m[a, :1], var) + np.log(6 * (f * (1 - f)) ** 2 + 1e-300)[:, 0]
+    apart = log_normal(mj - mu, pop + vj) + log_normal(mk - mu, pop + vk)
+    return np.logaddexp(np.log1p(-scales.outlier) + joint - apart, np.log(scales.outlier))
+
+
+def event_gain(chains: Chains, kind: int, a: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Return the log likelihood ratio (nats) of events against every object in them ending or beginning, (q,).
+
+    Parameters: kind, 0 split or 1 merge; a (q,), the whole: parent of a split, child of a merge; j, k (q,), its two
+    parts, which are in one frame.
+    """
+    s, x, frame = chains.scales, chains.x, chains.frame
+    sign = 1 - 2 * kind
+    whole, part = (chains.past, chains.future) if kind == 0 else (chains.future, chains.past)
+    g = sign * (frame[j] - frame[a])
+    gain = (np.log(2 * s.event_rate[kind]) + log_step(whole, a, sign * ((x[j] + x[k]) / 2 - x[a]), g, s)
+            + log_normal(x[j] - x[k], np.full(x.shape[1], s.event_um2[kind])) + 2 * np.log(s.gap[g - 1])
+            + log_mass_sum(whole, part, a, j, k, s))
+    if kind == 0:
+        return gain - chains.log_start[j] - chains.log_start[k] - chains.log_end[a]
+    return gain - chains.log_end[j] - chains.log_end[k] - chains.log_start[a] - np.log(s.present_per_um3)
+
+
+def partner_pairs(a: np.ndarray, b: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (anchor, first, second), first < second: every two of the `PARTNERS` nearest candidates of each anchor.
+
+    Parameters: a, b (q,), anchor and partner of each candidate pair; far (q,), their distance.
+    """
+    order = np.lexsort((far, a))
+    a, b = a[order], b[order]
+    rank = np.arange(len(a)) - np.searchsorted(a, a)
+    near = rank < PARTNERS
+    table = np.full((a.max() + 1, PARTNERS), -1)
+    table[a[near], rank[near]] = b[near]
+    table.sort(1)
+    one, two = np.triu_indices(PARTNERS, 1)
+    anchor, first, second = np.repeat(np.arange(len(table)), len(one)), table[:, one].ravel(), table[:, two].ravel()
+    both = first >= 0
+    return anchor[both], first[both], second[both]
+
+
+def hypotheses(chains: Chains, tails: np.ndarray, heads: np.ndarray, a: np.ndarray, b: np.ndarray,
+               gain: np.ndarray) -> Hypotheses:
+    """Return the splits and merges at a cut that beat each link inside them.
+
+    Parameters: tails (n,), heads (m,), objects; a, b, gain (q,), candidate pairs in ascending order and their gains.
+    """
+    n, m = len(tails), len(heads)
+    wide = np.sqrt(chains.scales.velocity_um2 + chains.scales.step_um2)
+    move, g = chains.x[heads[b]] - chains.x[tails[a]], (chains.frame[heads[b]] - chains.frame[tails[a]])[:, None]
+    key, worth = a * m + b, np.maximum(gain, 0.0)
+    kinds, gains, owns = [], [], []
+    for kind in (0, 1):
+        anchor, partner, tell, mine, theirs = ((a, b, chains.past, tails, heads) if kind == 0 else
+                                               (b, a, chains.future, heads, tails))
+        near = np.minimum(((move / wide) ** 2).sum(1), (((move - g * tell.v[mine[anchor]]) / wide) ** 2).sum(1))
+        whole, one, two = partner_pairs(anchor, partner, near)
+        level = chains.frame[theirs[one]] == chains.frame[theirs[two]]
+        whole, one, two = whole[level], one[level], two[level]
+        value = event_gain(chains, kind, mine[whole], theirs[one], theirs[two])
+        first, second = (whole * m + one, whole * m + two) if kind == 0 else (one * m + whole, two * m + whole)
+        better = value > np.maximum(worth[np.searchsorted(key, first)], worth[np.searchsorted(key, second)])
+        own = np.column_stack([whole, n + one, n + two] if kind == 0 else [one, two, n + whole])
+        kinds.append(np.full(better.sum(), kind))
+        gains.append(value[better])
+        owns.append(own[better])
+    return Hypotheses(np.concatenate(kinds), np.concatenate(gains), np.concatenate(owns))
+
+
+def choose_events(chains: Chains, tails: np.ndarray, heads: np.ndarray, a: np.ndarray, b: np.ndarray,
+                  gain: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, list[Event]]:
+    """Choose splits and merges together with the links of a cut.
+
+    Parameters: as in `hypotheses`; chosen, the best links without events (indices of pairs).
+    Returns: the links that stay or come instead, and the events; their total gain is never below the linking's.
+    """
+    n, m = len(tails), len(heads)
+    hyp = hypotheses(chains, tails, heads, a, b, gain)
+    if not len(hyp.gain):
+        return chosen, []
+    advantage = over_links(hyp, a[chosen], n + b[chosen], gain[chosen], n + m)
+    chains.expect(hyp, advantage, np.concatenate([tails, heads]))
+    price = prices(a, b, gain, chosen, n, m)
+    surplus, slack = hyp.gain - price[hyp.own].sum(1), price[a] + price[n + b] - gain
+    most = surplus.max()
+    if most <= 1e-9:
+        return chosen, []
+    links, extra = np.flatnonzero((gain > 0) & (slack <= most)), np.flatnonzero(surplus >= -most)
+    own = np.concatenate([np.column_stack([a[links], n + b[links], n + b[links]]), hyp.own[extra]])
+    worth, lack = np.concatenate([gain[links], hyp.gain[extra]]), np.concatenate([slack[links], -surplus[extra]])
+    name = np.concatenate([links, -1 - extra])                       # events have negative names
+    edges = np.repeat(own[:, 0], 2), own[:, 1:].ravel()
+    group = connected_components(coo_array((np.ones(len(edges[0])), edges), shape=(n + m, n + m)), directed=False)[1]
+    bound = np.bincount(group[hyp.own[:, 0]], np.maximum(surplus, 0), n + m)   # what a group can gain at the very most
+    live = np.flatnonzero((bound[group[own[:, 0]]] > 0) & (lack <= bound[group[own[:, 0]]]))
+    home = group[own[live, 0]]
+    order = np.argsort(home, kind="stable")
+    keep, events = [chosen[bound[group[a[chosen]]] == 0]], []
+    for members in np.split(live[order], np.flatnonzero(np.diff(home[order])) + 1):
+        before = chosen[group[a[chosen]] == group[own[members[0], 0]]]
+        total, names = pack(own[members], worth[members], name[members])
+        if total < gain[before].sum():                               # the beam was too narrow: keep the links
+            names = before.tolist()
+        keep.append(np.array([k for k in names if k >= 0], int))
+        for e in (-1 - k for k in names if k < 0):
+            nodes = [int(tails[o] if o < n else heads[o - n]) for o in hyp.own[e]]
+            cut = 1 + hyp.kind[e]
+            sure = 1 / (1 + np.exp(-np.clip(advantage[e], -50, 50)))
+            events.append(Event(KINDS[hyp.kind[e]], tuple(nodes[:cut]), tuple(nodes[cut:]), float(sure)))
+    return np.sort(np.concatenate(keep)), events
+
+
+def over_links(hyp: Hypotheses, tail: np.ndarray, head: np.ndarray, gain: np.ndarray, n_nodes: int) -> np.ndarray:
+    """Return each event's gain less that of the links (tail, head, gain) it would undo, (e,)."""
+    undo, mate = np.zeros(n_nodes), np.full(n_nodes, -1)
+    undo[tail], undo[head], mate[tail], mate[head] = gain, gain, head, tail
+    inside = (mate[hyp.own][:, :, None] == hyp.own[:, None, :]).any(2)         # undone once though both ends are here
+    return hyp.gain - (undo[hyp.own] * np.where(inside, 0.5, 1.0)).sum(1)

@@ -1,0 +1,191 @@
+"""Link the objects of a movie into tracks, splits and merges: tables in, tables out.
+
+Method: the tracks' cuts are re-solved forward and backward in turn, each with full past and future (`chains`), with
+gains that are likelihood ratios (`cost`) under a motion and identity model (`motion`), splits and merges chosen with
+the links (`events`). Every scale is estimated from the movie. Nothing is random: equal input gives equal output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cellfm_nb.errors import InputError
+from cellfm_nb.track.chains import Chains
+from cellfm_nb.track.motion import Scales
+
+POSITION = ["z_um", "y_um", "x_um"]
+TRACK_COLUMNS = ["track_id", "frame", "t_s", "z", "y", "x", *POSITION, "label", "mass", "volume_um3", "score",
+                 "parent_id", "gap"]
+EVENT_COLUMNS = ["event_id", "kind", "frame", *POSITION, "parents", "children", "score", "status"]
+IDENTITIES = ("none", "mass", "descriptor")
+STEP_FLOOR = 0.02      # least standard deviation of a step, in voxels: no position is known better
+FAINT = 0.05           # masses below this share of the median are raised to it before the log
+SWEEPS = 4             # forward and backward; the scores no longer change after three
+
+
+@dataclass(frozen=True)
+class Linking:
+    """Tracks and events of a movie, the scales behind them (None: nothing to link), and one sentence about them."""
+
+    tracks: pd.DataFrame
+    events: pd.DataFrame
+    scales: Scales | None
+    message: str
+    dt_s: float
+
+    def scale_table(self) -> pd.DataFrame:
+        """Return the scales a person asks for: quantity, value, unit."""
+        return scale_table(self.scales, self.dt_s)
+
+
+def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], dt_s: float, *,
+                 max_gap_frames: int = 4, identity: str = "mass", events: bool = True) -> Linking:
+    """Link objects into tracks with splits and merges.
+
+    Parameters
+    ----------
+    objects : one row per object: frame, z_um, y_um, x_um, and where there are label, mass, mass_sd, volume_um3, z,
+        y, x, d0, d1, ... (descriptor). Any order; frames may be empty.
+    spacing_um : voxel (z, y, x) in micrometre; positions are taken to be no better known than a fiftieth of it.
+    dt_s : time between frames in seconds.
+    max_gap_frames : a track may go unseen for this many frames.
+    identity : what tells objects apart beside their motion: "none", "mass" (bleaching taken out), or "descriptor"
+        (mass and d0, d1, ...; their noise is taken as independent). Each counts as much as it stays constant.
+    events : whether to look for splits and merges.
+
+    Returns
+    -------
+    Linking; `tracks` has the columns TRACK_COLUMNS (score: confidence in 0..1 of the link or event into the row, nan
+    at a track's first; gap: frames skipped before the row; parent_id: parent of a split's child, else -1), `events`
+    the columns EVENT_COLUMNS (frame: the first of the children; status "candidate" until a person has looked).
+    One frame, or no object, is not an error: every object is a track of its own, and the message says so.
+
+    Raises
+    ------
+    InputError: missing columns, positions that are not finite, bad spacing, time step, gap or identity.
+    """
+    objects = check_objects(objects, spacing_um, dt_s, max_gap_frames, identity)
+    frames = np.unique(objects["frame"])
+    if len(frames) < 2:
+        what = "No objects" if not len(objects) else f"One frame with {len(objects)} objects"
+        return Linking(track_table(objects, np.arange(len(objects)), spacing_um, dt_s), event_table([], objects, []),
+                       None, f"{what}: there is nothing to link.", dt_s)
+    features, relative = identity_features(objects, identity)
+    chains = Chains(objects[POSITION].to_numpy(float), objects["frame"].to_numpy(int), features, relative,
+                    (STEP_FLOOR * np.asarray(spacing_um, float)) ** 2, max_gap_frames)
+    chains.run(SWEEPS, events)
+    ids = chains.chain_ids()
+    found = event_table(chains.events, objects, ids)
+    parents = {int(c): int(p) for kind, p, c in zip(found["kind"], found["parents"], found["children"], strict=True)
+               if kind == "split" for c in c.split(";")}
+    tracks = track_table(objects, ids, spacing_um, dt_s, chains.confidence, parents)
+    counts = found["kind"].value_counts()
+    return Linking(tracks, found, chains.scales,
+                   f"{len(objects)} objects in {len(frames)} frames make {tracks['track_id'].nunique()} tracks, "
+                   f"{counts.get('split', 0)} splits and {counts.get('merge', 0)} merges.", dt_s)
+
+
+def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], dt_s: float, max_gap_frames: int,
+                  identity: str = "none") -> pd.DataFrame:
+    """Return the objects sorted by frame and place, or raise InputError."""
+    if missing := {"frame", *POSITION} - set(objects.columns):
+        raise InputError("The object table lacks columns.", where="objects", got=f"no {', '.join(sorted(missing))}",
+                         expected="frame, z_um, y_um, x_um", do="Segment first (notebook 07), or rename the columns.")
+    bad = ~np.isfinite(objects[POSITION].to_numpy(float)).all(1)
+    if bad.any():
+        raise InputError("Some positions are not finite.", where=f"objects, row {int(np.flatnonzero(bad)[0])}",
+                         got=f"{int(bad.sum())} rows with nan or inf", expected="micrometre", do="Drop these rows.")
+    spacing = np.asarray(spacing_um, float)
+    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise InputError("Bad spacing.", where="spacing_um", got=spacing_um, expected="three positive numbers (z, y, x)",
+                         do="Give the voxel in micrometre.")
+    if not (np.isfinite(dt_s) and dt_s > 0):
+        raise InputError("Bad time step.", where="dt_s", got=dt_s, expected="seconds > 0",
+                         do="Give the time between frames.")
+    if max_gap_frames < 0 or int(max_gap_frames) != max_gap_frames:
+        raise InputError("Bad gap.", where="max_gap_frames", got=max_gap_frames, expected="a whole number >= 0",
+                         do="0 links consecutive frames only; 4 bridges blinks of up to four frames.")
+    if identity not in IDENTITIES:
+        raise InputError("Unknown identity.", where="identity", got=repr(identity), expected=", ".join(IDENTITIES),
+                         do="Choose one of them.")
+    return objects.sort_values(["frame", "x_um", "y_um", "z_um"], kind="stable").reset_index(drop=True)
+
+
+def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return what tells objects apart, (n, k) log mass and descriptors, and its variance up to a factor, (n, k)."""
+    columns, variances = [np.zeros((len(objects), 0))], [np.zeros((len(objects), 0))]
+    mass = objects["mass"].to_numpy(float) if "mass" in objects else np.array([])
+    if identity != "none" and (mass > 0).any() and np.isfinite(mass).all():
+        middle = np.median(mass[mass > 0])
+        sd = objects["mass_sd"].to_numpy(float) if "mass_sd" in objects else np.full(len(mass), np.nan)
+        known = np.isfinite(sd) & (sd > 0)
+        share = np.where(known, sd, 0) / np.maximum(mass, 5 * FAINT * middle)
+        usual = np.median(share[known]) if known.any() else 1.0
+        columns.append(np.log(np.maximum(mass, FAINT * middle))[:, None])
+        variances.append((np.where(known, share, usual) ** 2)[:, None])
+    if identity == "descriptor":
+        names = [c for c in objects if c[0] == "d" and c[1:].isdigit()]
+        values = objects[names].to_numpy(float)
+        columns.append((values - values.mean(0)) / (values.std(0) + 1e-12))
+        variances.append(np.ones_like(values))
+    return np.concatenate(columns, axis=1), np.concatenate(variances, axis=1)
+
+
+def track_table(objects: pd.DataFrame, ids: np.ndarray, spacing_um: tuple[float, float, float], dt_s: float,
+                score: np.ndarray | None = None, parents: dict[int, int] | None = None) -> pd.DataFrame:
+    """Write the track table of objects and the track each belongs to, rows sorted by track and frame."""
+    table = objects.copy()
+    table["track_id"], table["t_s"] = np.asarray(ids, int), table["frame"] * float(dt_s)
+    for axis, size in zip("zyx", spacing_um, strict=True):
+        if axis not in table:
+            table[axis] = table[f"{axis}_um"] / size
+    for name, empty in (("label", 0), ("mass", np.nan), ("volume_um3", np.nan)):
+        if name not in table:
+            table[name] = empty
+    table["score"] = np.nan if score is None else score
+    table["parent_id"] = table["track_id"].map(parents or {}).fillna(-1).astype(int)
+    table = table.sort_values(["track_id", "frame"], kind="stable").reset_index(drop=True)
+    table["gap"] = (table.groupby("track_id")["frame"].diff().fillna(1) - 1).astype(int)
+    return table[TRACK_COLUMNS]
+
+
+def event_table(events: list, objects: pd.DataFrame, ids: np.ndarray) -> pd.DataFrame:
+    """Write the table of splits and merges, sorted by frame; an event's place is the middle of its children."""
+    rows = []
+    for e in events:
+        children = objects.iloc[list(e.children)]
+        rows.append({"kind": e.kind, "frame": int(children["frame"].iloc[0]), **children[POSITION].mean().to_dict(),
+                     "parents": ";".join(str(ids[p]) for p in e.parents),
+                     "children": ";".join(str(ids[c]) for c in e.children), "score": e.confidence,
+                     "status": "candidate"})
+    table = pd.DataFrame(rows, columns=EVENT_COLUMNS[1:]).sort_values(["frame", "children"]).reset_index(drop=True)
+    table.insert(0, "event_id", np.arange(len(table)))
+    return table
+
+
+def scale_table(s: Scales | None, dt_s: float) -> pd.DataFrame:
+    """Return the scales a person asks for: quantity, value, unit; empty without scales."""
+    columns = ["quantity", "value", "unit"]
+    if s is None:
+        return pd.DataFrame(columns=columns)
+    share, stay = s.stationary, np.diag(s.switch)
+    rows = [
+        ("Brownian step, rms", np.sqrt(s.step_um2.sum()), "um per frame"),
+        ("diffusion coefficient", s.step_um2.mean() / (2 * dt_s), "um^2/s"),
+        ("directed speed, rms", np.sqrt(s.velocity_um2.sum()) / dt_s, "um/s"),
+        ("directed steps", 100 * share[1], "%"),
+        ("directed run, mean", dt_s / max(1 - stay[1], 1e-9), "s"),
+        ("unseen between two detections", 100 * (1 - s.gap[0]), "%"),
+        ("births", s.birth_per_um3, "per um^3 and frame"),
+        ("ends", 100 * s.end, "% of objects per frame"),
+        ("splits", 100 * s.event_rate[0], "% of objects per frame"),
+        ("merges", 100 * s.event_rate[1], "% of objects per frame"),
+    ]
+    if len(s.noise):
+        rows += [("bleaching time", dt_s / s.bleach if s.bleach > 1e-6 else np.inf, "s"),
+                 ("spread of log mass between objects", np.sqrt(s.identity_var[0]), "nats"),
+                 ("misleading masses", 100 * s.outlier, "%")]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,176 @@
+"""Filter each track's motion and identity: Brownian or directed steps, a mass that stays what it was.
+
+The step of a track from one frame to the next is Brownian (mode 0: no drift) or directed (mode 1: a velocity that
+changes slowly); the modes switch as a Markov chain. A filter carries, for each object, what its track so far says:
+the probability of the directed mode, a Gaussian of the velocity, and a Gaussian of the identity (log mass, and
+descriptor components where given). Run forward it tells the past of an object, run backward its future; a chain of
+two modes is reversible, so both use the same step. All objects of a frame are updated at once.
+
+Interacting multiple models: Blom and Bar-Shalom 1988; two-filter smoothing: Fraser and Potter 1969.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+VELOCITY_DRIFT = 0.01  # share of the velocity's variance renewed per frame: a directed run bends within ~100 frames
+LEAST = 1e-9           # no mode is ever ruled out
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Every scale the costs need, estimated from the movie (axes z, y, x that vary; per frame).
+
+    step_um2 : (d,) variance of a Brownian step per axis, localisation noise included.
+    velocity_um2 : (d,) variance of the directed velocity, um^2 per frame^2.
+    switch : (2, 2) probability of mode b after mode a, rows sum to 1; order Brownian, directed.
+    gap : (max_gap_frames + 1,) probability that the next detection comes 1, 2, ... frames later.
+    birth_per_um3 : new tracks per um^3 and frame (not from splits); present_per_um3: objects per um^3.
+    end : probability per frame that a track ends (not in an event).
+    identity_mean, identity_var : (k,) population of log mass (and descriptors).
+    noise, walk : (k,) variance factor of one measurement; variance of the slow change per frame.
+    outlier : probability that an identity cue misleads (overlap, bad fit).
+    bleach : fall of log mass per frame.
+    event_rate, event_um2 : (2,) split, merge: events per object and frame; variance of the parts' separation per axis.
+    """
+
+    step_um2: np.ndarray
+    velocity_um2: np.ndarray
+    switch: np.ndarray
+    gap: np.ndarray
+    birth_per_um3: float
+    present_per_um3: float
+    end: float
+    identity_mean: np.ndarray
+    identity_var: np.ndarray
+    noise: np.ndarray
+    walk: np.ndarray
+    outlier: float
+    bleach: float
+    event_rate: np.ndarray
+    event_um2: np.ndarray
+
+    @property
+    def stationary(self) -> np.ndarray:
+        """Share of Brownian and directed steps, (2,)."""
+        leave, enter = self.switch[1, 0], self.switch[0, 1]
+        return np.array([leave, enter]) / (leave + enter)
+
+    def with_(self, **changes: object) -> Scales:
+        """Return a copy with some scales replaced."""
+        return replace(self, **changes)
+
+
+def log_normal(x: np.ndarray, var: np.ndarray) -> np.ndarray:
+    """Return the log density of a zero-mean Gaussian with diagonal variance, summed over the last axis."""
+    return -0.5 * (x * x / var + np.log(2 * np.pi * var)).sum(-1)
+
+
+@dataclass
+class Filter:
+    """What one direction of time says about n objects: p (n,) directed, v and s (n, d), m and w (n, k).
+
+    v, s : mean and variance of the directed velocity, um per frame, always in forward time.
+    m, w : mean and variance of the identity by its measurements alone (no population prior).
+    """
+
+    p: np.ndarray
+    v: np.ndarray
+    s: np.ndarray
+    m: np.ndarray
+    w: np.ndarray
+
+    @classmethod
+    def start(cls, identity: np.ndarray, noise_var: np.ndarray, scales: Scales) -> Filter:
+        """Begin every object as a track of its own."""
+        n, d = len(identity), len(scales.step_um2)
+        return cls(np.full(n, scales.stationary[1]), np.zeros((n, d)), np.tile(scales.velocity_um2, (n, 1)),
+                   identity.copy(), noise_var.copy())
+
+    def reset(self, at: np.ndarray, identity: np.ndarray, noise_var: np.ndarray, scales: Scales) -> None:
+        """Make the objects `at` tracks of their own again."""
+        self.p[at], self.v[at], self.s[at] = scales.stationary[1], 0.0, scales.velocity_um2
+        self.m[at], self.w[at] = identity[at], noise_var[at]
+
+    def step(self, source: np.ndarray, target: np.ndarray, dx: np.ndarray, g: np.ndarray, identity: np.ndarray,
+             noise_var: np.ndarray, scales: Scales) -> None:
+        """Carry the filter from objects `source` to objects `target`.
+
+        Parameters: dx (q, d), displacement in um, later minus earlier; g (q,), frames between; identity and
+        noise_var (n, k), the measurements of all objects.
+        """
+        mix, g = scales.switch, g[:, None]
+        p, v, s = self.p[source], self.v[source], self.s[source]
+        stay, enter = p * mix[1, 1], (1 - p) * mix[0, 1]
+        directed = stay + enter                                      # (q,) directed before seeing this step
+        share = (stay / directed)[:, None]                           # of those, already directed before
+        mean = share * v                                             # (q, d) velocity of the mixture
+        var = share * s + (1 - share) * scales.velocity_um2 + share * (1 - share) * v * v
+        spread = g * g * var + g * scales.step_um2
+        log_b = log_normal(dx, g * scales.step_um2) + np.log1p(-directed)
+        log_d = log_normal(dx - g * mean, spread) + np.log(directed)
+        self.p[target] = np.clip(1 / (1 + np.exp(np.clip(log_b - log_d, -50, 50))), LEAST, 1 - LEAST)
+        gain = g * var / spread
+        self.v[target] = mean + gain * (dx - g * mean)
+        self.s[target] = np.minimum((1 - g * gain) * var + VELOCITY_DRIFT * scales.velocity_um2, scales.velocity_um2)
+        w = self.w[source] + g * scales.walk
+        new = noise_var[target]
+        self.w[target] = w * new / (w + new)
+        self.m[target] = (self.m[source] * new + identity[target] * w) / (w + new)
+
+
+def log_link_motion(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, dx: np.ndarray, g: np.ndarray,
+                    scales: Scales, modes: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the log density (um^-d) of steps dx from objects i to objects j, given i's past and j's future.
+
+    The sum over the modes before, of and after the step is taken in closed form: a directed step takes its velocity
+    from the past, from the future, from both, or from the population. With `modes` also returns the probability
+    that each step is directed (q,), and the expected mode pairs (q, 2, 2) of the step before and this one.
+    """
+    mix, (pi_b, pi_d) = scales.switch, scales.stationary
+    step, pop = scales.step_um2, scales.velocity_um2
+    p, q, g = past.p[i], future.p[j], g[:, None]
+    v1, s1, v2, s2 = past.v[i], past.s[i], future.v[j], future.s[j]
+    after_b = mix[0, 0] * (1 - q) / pi_b + mix[0, 1] * q / pi_d     # what the future says of a Brownian step
+    from_b, from_d = mix[1, 0] * (1 - q) / pi_b, mix[1, 1] * q / pi_d
+    noise, gg = g * step, g * g
+    both = s1 * s2 / (s1 + s2)
+    centre = both * (v1 / s1 + v2 / s2)                              # velocity by past and future together ...
+    s12 = both * pop / (pop - both)                                  # ... the population's prior counted once
+    v12 = centre * s12 / both
+    prior = (np.log(pop / (pop - both))).sum(-1) - log_normal(centre, pop - both) + log_normal(v1 - v2, s1 + s2)
+    terms = np.stack([
+        log_normal(dx, noise) + np.log(((1 - p) * mix[0, 0] + p * mix[1, 0]) * after_b),
+        log_normal(dx, gg * pop + noise) + np.log((1 - p) * mix[0, 1] * from_b),
+        log_normal(dx - g * v1, gg * s1 + noise) + np.log(p * mix[1, 1] * from_b),
+        log_normal(dx - g * v2, gg * s2 + noise) + np.log((1 - p) * mix[0, 1] * from_d),
+        log_normal(dx - g * v12, gg * s12 + noise) + prior + np.log(p * mix[1, 1] * from_d),
+    ])
+    top = terms.max(0)
+    weights = np.exp(terms - top)
+    total = weights.sum(0)
+    log_density = top + np.log(total)
+    if not modes:
+        return log_density
+    weights /= total
+    before_b = (1 - p) * mix[0, 0] / ((1 - p) * mix[0, 0] + p * mix[1, 0])
+    pairs = np.stack([np.stack([weights[0] * before_b, weights[1] + weights[3]], -1),
+                      np.stack([weights[0] * (1 - before_b), weights[2] + weights[4]], -1)], -2)
+    return log_density, 1 - weights[0], pairs
+
+
+def log_identity(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, g: np.ndarray,
+                 scales: Scales) -> np.ndarray:
+    """Return the log likelihood ratio that i's past and j's future are one object, against two of the population."""
+    k = len(scales.identity_mean)
+    if k == 0:
+        return np.zeros(len(i))
+    mu, pop = scales.identity_mean, scales.identity_var
+    a, va = past.m[i] - mu, past.w[i] + g[:, None] * scales.walk
+    b, vb = future.m[j] - mu, future.w[j]
+    both = va * vb / (va + vb)
+    same = log_normal(a - b, va + vb) + log_normal(both * (a / va + b / vb), pop + both)
+    ratio = same - log_normal(a, pop + va) - log_normal(b, pop + vb)
+    return np.logaddexp(np.log1p(-scales.outlier) + ratio, np.log(scales.outlier))
