@@ -50,11 +50,11 @@ class PatchStem(nn.Module):
 
 
 class FilterStem(nn.Module):
-    """Filter the voxels with overlapping blob filters (trainable), then embed patches of the responses.
+    """Filter the voxels with overlapping blob filters (trainable), then describe the responses in each patch.
 
-    The filters are Gaussians and differences of Gaussians laid out in micrometres, so one prior serves every voxel
-    size; they are evaluated on a coarser, nearly isotropic raster (`raster`), since no blob is finer than that. A token
-    is a patch embedding of the responses plus a linear map of their mean, maximum and standard deviation in the patch.
+    The filters start as differences of Gaussians and Gaussians laid out in micrometres, so one prior serves every voxel
+    size. A token is a linear map of its responses, averaged to a nearly isotropic raster, plus a linear map of their
+    mean, maximum and standard deviation at full resolution: the maximum of a matched filter is what detects a punctum.
     Masked patches are emptied BEFORE the filters, so that a masked token still sees its surround.
 
     Parameters: width, D; patch, voxels (z, y, x); channels, number of filters; spacing_um, (z, y, x).
@@ -62,10 +62,10 @@ class FilterStem(nn.Module):
 
     def __init__(self, width: int, patch: Triple, channels: int, spacing_um: tuple[float, float, float]) -> None:
         super().__init__()
-        kernel, step = filter_size(spacing_um), raster(patch, spacing_um)
-        self.patch, self.cells = patch, tuple(p // s for p, s in zip(patch, step, strict=True))
-        self.filters = nn.Conv3d(1, channels, kernel, stride=step, padding=[k // 2 for k in kernel])
-        self.embed = nn.Linear(channels * self.cells[0] * self.cells[1] * self.cells[2], width)
+        kernel, self.patch = filter_size(spacing_um), patch
+        self.raster = raster(patch, spacing_um)
+        self.filters = nn.Conv3d(1, channels, kernel, padding=[k // 2 for k in kernel])
+        self.embed = nn.Linear(channels * math.prod(patch) // math.prod(self.raster), width)
         self.statistics = nn.Linear(3 * channels, width)
         self.mask_fill = nn.Parameter(torch.zeros(1))
         self.mask_token = nn.Parameter(torch.zeros(width))
@@ -81,8 +81,10 @@ class FilterStem(nn.Module):
                 hidden = hidden.repeat_interleave(p, dim=axis + 2)  # (B, 1, Z, Y, X)
             x = torch.where(hidden, self.mask_fill.to(x.dtype), x)
         response = torch.asinh(self.filters(x))  # (B, C, Z', Y', X'); linear at the noise, logarithmic at bright spots
-        cells = to_cells(response, self.cells)  # (B, N, C, cells of a patch)
-        tokens = self.embed(cells.flatten(2)) + self.statistics(cell_statistics(cells))
+        coarse = F.avg_pool3d(response, self.raster)
+        cells = tuple(p // r for p, r in zip(self.patch, self.raster, strict=True))
+        tokens = self.embed(to_cells(coarse, cells).flatten(2))  # (B, N, D)
+        tokens = tokens + self.statistics(cell_statistics(to_cells(response, self.patch)))
         if mask is not None:
             tokens = tokens + mask[..., None] * self.mask_token.to(tokens.dtype)
         return tokens, grid
@@ -103,7 +105,7 @@ def cell_statistics(cells: Tensor) -> Tensor:
 
 
 def raster(patch: Triple, spacing_um: tuple[float, float, float], step_um: float = 0.2) -> Triple:
-    """Return the stride (z, y, x) of the filters: the largest divisors of the patch that stay within `step_um`."""
+    """Return how many voxels (z, y, x) to average: the largest divisors of the patch that stay within `step_um`."""
     return tuple(max(d for d in range(1, p + 1) if p % d == 0 and (d == 1 or d * s <= step_um * 1.1))
                  for p, s in zip(patch, spacing_um, strict=True))
 
@@ -115,8 +117,8 @@ def filter_size(spacing_um: tuple[float, float, float],
 
 
 def blob_filters(channels: int, kernel: Triple, spacing_um: tuple[float, float, float],
-                 sigmas_um: tuple[float, ...] = (0.1, 0.16, 0.25), elongation: float = 2.5) -> Tensor:
-    """Make a bank of Gaussians and differences of neighbouring Gaussians, each of unit norm.
+                 sigmas_um: tuple[float, ...] = (0.1, 0.16, 0.25, 0.4), elongation: float = 2.5) -> Tensor:
+    """Make a bank of differences of neighbouring Gaussians and of Gaussians, each of unit norm.
 
     White noise of unit variance then gives responses of unit variance: a response is a matched-filter signal-to-noise
     ratio. Seed of the idea: scale-space blob detection (Lindeberg 1998); measured in `pretraining_findings.md`.
@@ -130,6 +132,6 @@ def blob_filters(channels: int, kernel: Triple, spacing_um: tuple[float, float, 
     for sigma in sigmas_um:
         g = torch.exp(-((z / elongation) ** 2 + y**2 + x**2) / (2 * sigma**2))
         gaussians.append(g / g.sum())
-    bank = gaussians + [fine - coarse for fine, coarse in zip(gaussians, gaussians[1:], strict=False)]
+    bank = [fine - coarse for fine, coarse in zip(gaussians, gaussians[1:], strict=False)] + gaussians
     bank = torch.stack(bank)[:channels, None]  # (n, 1, kz, ky, kx)
     return (bank / bank.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)).float()

@@ -31,7 +31,7 @@ class EncoderConfig:
     heads: int = 4
     mlp_ratio: float = 4.0
     stem: str = "dog"
-    stem_channels: int = 12
+    stem_channels: int = 6
     layer_scale: float = 1.0
     drop_path: float = 0.0
     registers: int = 0
@@ -163,6 +163,8 @@ class Encoder(nn.Module):
             for layer in (self.stem.embed, self.stem.statistics):
                 std = layer.in_features**-0.5
                 nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+            # a constant part in every token: the final LayerNorm then keeps how bright a patch is, not just its pattern
+            self.stem.embed.bias.normal_(generator=generator)
             filters = self.stem.filters.weight  # (C, 1, kz, ky, kx)
             bank = blob_filters(self.config.stem_channels, tuple(filters.shape[2:]), self.config.spacing_um)
             filters[:len(bank)] = bank

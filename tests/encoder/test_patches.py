@@ -11,7 +11,7 @@ from cellfm_nb.seeds import torch_rng
 
 def test_filters_are_gaussians_of_the_given_size_in_micrometres():
     spacing, kernel = (0.25, 0.1, 0.1), (13, 21, 21)
-    bank = blob_filters(3, kernel, spacing, sigmas_um=(0.2,), elongation=2.5)[0, 0].numpy()
+    bank = blob_filters(1, kernel, spacing, sigmas_um=(0.2,), elongation=2.5)[0, 0].numpy()
     impulse = np.zeros(kernel)
     impulse[6, 10, 10] = 1
     want = gaussian_filter(impulse, (0.2 * 2.5 / 0.25, 2, 2), truncate=6)
