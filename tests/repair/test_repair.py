@@ -1,0 +1,139 @@
+"""Planted defects are found and repaired; healthy encoders are left alone, to the bit (S3, S6)."""
+
+import copy
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cellfm_nb.encoder import Encoder
+from cellfm_nb.errors import InputError
+from cellfm_nb.movie import write_frames
+from cellfm_nb.repair import (
+    PUBLISHED,
+    RELATIVE,
+    Recipe,
+    aligned,
+    clip_spectrum,
+    detect,
+    own_direction,
+    plant_defect,
+    repair,
+    trace,
+    write_repair,
+)
+from cellfm_nb.repair.engine import train_singular_values
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def score(encoder, planted, mended, volume, block):
+    """Return over planted and other tokens: norm ratio to clean, cosine of the final features to clean (two means)."""
+    clean, dirty, after = (trace(e, volume)[0] for e in (encoder, planted, mended))
+    hit = (dirty[block + 1] - clean[block + 1]).norm(dim=1) > 0.5 * clean[block + 1].norm(dim=1)
+    norms = after[block + 1].norm(dim=1) / clean[block + 1].norm(dim=1)
+    cosine = F.cosine_similarity(after[-1], clean[-1], dim=1)
+    others = cosine[~hit].mean() if (~hit).any() else torch.tensor(1.0)
+    return float(norms[hit].mean()), float(cosine[hit].mean()), float(others)
+
+
+def test_a_healthy_encoder_is_left_alone_to_the_bit(encoder, volume):
+    for train in (None, RELATIVE):
+        mended, table = repair(encoder, [volume], train=train)
+        assert not table["alarm"].any() and (table["repaired"] == "").all() and equal(mended, encoder)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_a_planted_defect_is_found_and_clipped(encoder, volume, block, dense):
+    planted, direction = plant_defect(encoder, volume, block, strength=5, seed=2, dense=dense)
+    table = detect(planted, [volume])
+    assert table["alarm"].tolist() == [i == block for i in range(3)]
+    assert (own_direction(planted.blocks[block]) @ direction).abs() > 0.99
+    before = score(encoder, planted, planted, volume, block)
+    mended, after = repair(planted, [volume])
+    norm, cosine, others = score(encoder, planted, mended, volume, block)
+    assert before[0] > 1.5 and before[1] < 0.9  # the plant did harm
+    assert abs(norm - 1) < 0.1 and cosine > 0.97 and others > 0.99
+    assert not after["alarm_after"].any() and after["flagged_after"][block] < 0.1 * after["flagged"][block]
+
+
+def test_flagged_tokens_are_the_planted_ones(encoder, volume):
+    planted, direction = plant_defect(encoder, volume, 1, strength=5, seed=2)
+    clean, dirty = trace(encoder, volume)[0][2], trace(planted, volume)[0][2]
+    given = ((dirty - clean) @ direction.float()).abs() > clean.norm(dim=1)
+    flagged = aligned(dirty, own_direction(planted.blocks[1]))
+    assert flagged[given].float().mean() > 0.95
+
+
+def test_repairing_twice_is_repairing_once(encoder, volume):
+    planted, _ = plant_defect(encoder, volume, 1, seed=2)
+    once, _ = repair(planted, [volume])
+    assert equal(repair(once, [volume])[0], once)
+
+
+def test_several_directions_and_an_adapted_bias_are_cut(encoder, volume):
+    planted, first = plant_defect(encoder, volume, 1, strength=5, seed=2)
+    planted, second = plant_defect(planted, volume, 1, strength=5, seed=3)
+    with torch.no_grad():
+        planted.blocks[1].attention.proj.bias += 50 * first.float()
+    assert clip_spectrum(planted.blocks[1]) in (1, 2)
+    s = torch.linalg.svdvals(planted.blocks[1].attention.proj.weight)
+    assert s[0] / s[1] < 5 and (planted.blocks[1].attention.proj.bias @ first.float()).abs() < 5
+
+
+def test_training_relative_singular_values_repairs(encoder, volume):
+    planted, _ = plant_defect(encoder, volume, 2, strength=5, seed=0)
+    mended, table = repair(planted, [volume], clip=False, train=RELATIVE)
+    norm, cosine, others = score(encoder, planted, mended, volume, 2)
+    assert abs(norm - 1) < 0.1 and cosine > 0.95 and others > 0.97
+    assert table["repaired"][2].startswith("trained") and table["flagged_after"][2] < 0.1 * table["flagged"][2]
+
+
+def test_control_the_published_recipe_does_not_repair_it(encoder, volume):
+    planted, _ = plant_defect(encoder, volume, 2, strength=5, seed=0)
+    mended, _ = repair(planted, [volume], clip=False, train=PUBLISHED)
+    norm, cosine, _ = score(encoder, planted, mended, volume, 2)
+    assert abs(norm - 1) > 0.1 and cosine < 0.9
+
+
+def test_only_the_blocks_asked_for_are_trained(encoder, volume):
+    planted, _ = plant_defect(encoder, volume, 2, strength=5, seed=2)
+    for layers, touched in ((1, [False, False, True]), (2, [False, True, True])):
+        trained = copy.deepcopy(planted)
+        train_singular_values(trained, [volume], Recipe(layers=layers, max_steps=1), alarmed=[2])
+        assert [not equal(a, b) for a, b in zip(trained.blocks, planted.blocks, strict=True)] == touched
+
+
+def test_weights_that_are_not_finite_are_refused(encoder, volume):
+    broken = copy.deepcopy(encoder)
+    with torch.no_grad():
+        broken.blocks[0].mlp.fc1.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="not finite"):
+        detect(broken, [volume])
+
+
+def prepare(movie, t, target_um):
+    return movie.frame(t), movie.spacing_um
+
+
+def test_writer(encoder, volume, tmp_path):
+    frames = np.stack([volume, volume[::-1]])[:, None]
+    write_frames(tmp_path / "m.ome.zarr", frames, frames.shape, frames.dtype, encoder.config.spacing_um, 1.0, "m")
+    for name, written in (("healthy", encoder), ("planted", plant_defect(encoder, volume, 1, seed=2)[0])):
+        written.save_pretrained(tmp_path / name, trained_on={"steps": 3})
+        out = tmp_path / f"{name}-repaired"
+        out.mkdir()
+        write_repair(out / "encoder.safetensors", out / "config.json", out / "defects.csv", tmp_path / name,
+                     tmp_path / "m.ome.zarr", prepare)
+        Encoder.from_pretrained(out)
+        table = pd.read_csv(out / "defects.csv")
+        card = json.loads((out / "config.json").read_text())
+        same = (out / "encoder.safetensors").read_bytes() == (tmp_path / name / "encoder.safetensors").read_bytes()
+        assert {"block", "gap", "growth", "flagged", "alarm"} <= set(table) and card["trained_on"]["steps"] == 3
+        assert same == (name == "healthy") and (card["trained_on"]["repaired"] == {}) == (name == "healthy")
