@@ -11,11 +11,11 @@ from cellfm_nb.repair.directions import (
 from cellfm_nb.repair.engine import PUBLISHED, RELATIVE, Recipe, clip_spectrum, detect, repair, trace
 from cellfm_nb.repair.linearise import activation_slope, cumulative, linearise
 from cellfm_nb.repair.neighbours import interior, neighbour_loss, neighbour_target
-from cellfm_nb.repair.plant import plant_defect
+from cellfm_nb.repair.plant import compare, plant_defect
 from cellfm_nb.repair.reparametrise import fold_back, reparametrise, trainable_share
 from cellfm_nb.repair.write import write_repair
 
-__all__ = ["PUBLISHED", "RELATIVE", "Recipe", "activation_slope", "aligned", "clip_spectrum", "cumulative",
+__all__ = ["PUBLISHED", "RELATIVE", "Recipe", "activation_slope", "aligned", "clip_spectrum", "compare", "cumulative",
            "cumulative_directions", "detect", "fold_back", "interior", "leading_direction", "linearise",
            "neighbour_loss", "neighbour_target", "output_gap", "own_direction", "plant_defect", "published_flag",
            "repair", "reparametrise", "trace", "trainable_share", "write_repair"]

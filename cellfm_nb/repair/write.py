@@ -17,20 +17,21 @@ Prepare = Callable[..., tuple[np.ndarray, tuple[float, float, float]]]
 
 
 def write_repair(weights_path: str | Path, config_path: str | Path, table_path: str | Path,
-                 encoder_folder: str | Path, movie_path: str | Path, prepare: Prepare, n_frames: int = 2,
+                 pretrained_path: str | Path, movie_path: str | Path, prepare: Prepare, n_frames: int = 2,
                  train: bool = False, device: str = "cpu", **options: Any) -> None:
     """Look for defects on frames of a movie, repair the blocks that alarm, write encoder, config.json and table (CSV).
 
-    Parameters: weights_path, config_path, table_path to write; encoder_folder, from `Encoder.save_pretrained`;
-    movie_path; prepare(movie, t, target_um=..., **options) -> (volume, spacing_um), normalised and at the spacing asked
-    for; n_frames, looked at, spread over the movie; train, follow the clip by training (`RELATIVE`); device.
+    Parameters: weights_path, config_path, table_path to write; pretrained_path, the encoder.safetensors of an
+    encoder folder; movie_path; prepare(movie, t, target_um=..., **options) -> (volume, spacing_um), normalised and at
+    the spacing asked for; n_frames, looked at, spread over the movie; train, follow the clip by training; device.
     A healthy encoder is written with the same weights, to the bit.
     """
-    encoder, movie = load_encoder(encoder_folder, device), Movie.open(movie_path)
+    folder = Path(pretrained_path).parent
+    encoder, movie = load_encoder(folder, device), Movie.open(movie_path)
     frames = sorted({round(t) for t in np.linspace(0, movie.n_frames - 1, n_frames)})
     volumes = [prepare(movie, t, target_um=encoder.config.spacing_um, **options)[0] for t in frames]
     mended, table = repair(encoder, volumes, train=RELATIVE if train else None)
-    trained_on = json.loads((Path(encoder_folder) / "config.json").read_text()).get("trained_on", {})
+    trained_on = json.loads((folder / "config.json").read_text()).get("trained_on", {})
     done = {int(b): d for b, d in zip(table["block"], table["repaired"], strict=True) if d}
     save_encoder(mended, weights_path, config_path, trained_on | {"repaired": done})
     table.to_csv(table_path, index=False)

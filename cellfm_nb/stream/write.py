@@ -29,21 +29,21 @@ CHUNK_BYTES = 2**29  # a frame is one chunk up to here, then it is cut along z
 Prepare = Callable[..., tuple[np.ndarray, tuple[float, float, float]]]
 
 
-def write_features(path: str | Path, movie_path: str | Path, encoder_folder: str | Path, prepare: Prepare,
+def write_features(path: str | Path, movie_path: str | Path, weights_path: str | Path, prepare: Prepare,
                    device: str = "cpu", store: str = "auto", mode: str = "auto", memory_bytes: int | None = None,
                    **options: Any) -> None:
     """Stream every frame of a movie through an encoder into a Zarr group.
 
-    Parameters: path, group to write, or to go on with; movie_path; encoder_folder, from `Encoder.save_pretrained`;
-    prepare(movie, t, target_um=..., **options) -> (volume, spacing_um), which loads frame t, normalised and at the
-    spacing asked for; device; store, mode, memory_bytes, as for `StreamingEncoder`.
+    Parameters: path, group to write, or to go on with; movie_path; weights_path, the encoder.safetensors of
+    an encoder folder; prepare(movie, t, target_um=..., **options) -> (volume, spacing_um), which loads frame t,
+    normalised and at the spacing asked for; device; store, mode, memory_bytes, as for `StreamingEncoder`.
     Writes: array "0" (t, c, gz, gy, gx) float16 with OME-Zarr 0.5 metadata: c = D descriptors, then H channels of
     saliency times the number of tokens (1 = the attention an average token gets; float16 cannot hold the
     probabilities of a large volume); and array "cls" (t, D) float32.
     Raises: InputError when the group at path came from another encoder or movie shape.
     """
-    path, movie, encoder = Path(path), Movie.open(movie_path), load_encoder(encoder_folder, device)
-    weights = json.loads((Path(encoder_folder) / "config.json").read_text())["sha256"]
+    path, movie, folder = Path(path), Movie.open(movie_path), Path(weights_path).parent
+    encoder, weights = load_encoder(folder, device), json.loads((folder / "config.json").read_text())["sha256"]
     streamer, group = StreamingEncoder(encoder, store, mode, memory_bytes=memory_bytes), None
     if (path / "zarr.json").exists():
         group = _reopen(path, weights, movie)
@@ -79,19 +79,19 @@ def write_pca(path: str | Path, features_path: str | Path, k: int = 10) -> None:
     fit_pca(iterate_features(features_path), k).save(path)
 
 
-def write_activation(path: str | Path, features_path: str | Path, movie_path: str | Path, encoder_folder: str | Path,
+def write_activation(path: str | Path, features_path: str | Path, movie_path: str | Path, weights_path: str | Path,
                      prepare: Prepare, device: str = "cpu", sample: int = 50_000, spot_frames: int = 3, seed: int = 0,
                      **options: Any) -> None:
     """Write how much each token looks like an object: Zarr array "0" (t, 1, gz, gy, gx) float32.
 
-    Parameters: path; features_path, from `write_features`; movie_path, encoder_folder, prepare, device, options, the
+    Parameters: path; features_path, from `write_features`; movie_path, weights_path, prepare, device, options, the
     same as there; sample, tokens at most, drawn from all frames, that stand for the background; spot_frames, frames
     at most that are streamed once more with faint spots added; seed.
     One `Observer` serves every frame, so a value means the same throughout the movie: standard deviations above the
     background. It is kept in the group's attributes; `read_observer` reads it.
     """
     source, movie = zarr.open_group(features_path, mode="r"), Movie.open(movie_path)
-    encoder = load_encoder(encoder_folder, device)
+    encoder = load_encoder(Path(weights_path).parent, device)
     streamer, config = StreamingEncoder(encoder), encoder.config
     frames, tokens = source["0"].shape[0], prod(source["0"].shape[2:])
     each = max(1, min(tokens, sample // frames))

