@@ -19,7 +19,7 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.score.detection import group_indices, match_points, radius_vector
 
 POSITION = ["z_um", "y_um", "x_um"]
-AOGM_WEIGHTS = {"fn": 10.0, "fp": 1.0, "ed": 1.0, "ea": 1.5, "ec": 1.0}  # Matula et al. 2015; splits of a node: none here
+AOGM_WEIGHTS = {"fn": 10.0, "fp": 1.0, "ed": 1.0, "ea": 1.5, "ec": 1.0}  # Matula et al. 2015; a match is one to one
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def event_f1(
     near = np.linalg.norm(t[:, None, 1:] - f[None, :, 1:], axis=2) / distance_um
     late = np.abs(t[:, None, 0] - f[None, :, 0])
     ok = (near <= 1) & (late <= frames)
-    dear = 2.0 * (1 + min(ok.shape))                            # dearer than any set of allowed pairs: count comes first
+    dear = 2.0 * (1 + min(ok.shape))                            # dearer than all allowed pairs: count comes first
     r, c = linear_sum_assignment(np.where(ok, near + late / (frames + 1), dear))
     return 2 * int(ok[r, c].sum()) / (len(t) + len(f))
 

@@ -16,6 +16,7 @@ from cellfm_nb.track.events import Event, Hypotheses, choose_events
 from cellfm_nb.track.motion import Filter
 
 NEIGHBOURS = 16                      # candidates of a tail around its place and its predicted place: bounds time
+MASS_NATS = 10.0                     # more than any identity can speak for a pair
 NEVER = np.iinfo(int).max
 
 
@@ -23,15 +24,15 @@ class Chains:
     """Join objects, sorted by frame, into chains.
 
     Parameters: x (n, d) um; frame (n,) ascending; identity (n, k), log mass first; relative (n, k), variance of each
-    identity up to a factor; floor_um2 (d,), least variance of a step; max_gap, frames a track may go unseen.
+    identity up to a factor; voxel_um (d,); max_gap, frames a track may go unseen.
     After `run`, `succ` and `pred` (n,) give each object's next and previous one (-1: none), `events` the splits and
     merges, `confidence` (n,) that of the link or event into each object (nan: none), `scales` the movie's scales.
     """
 
     def __init__(self, x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relative: np.ndarray,
-                 floor_um2: np.ndarray, max_gap: int) -> None:
+                 voxel_um: np.ndarray, max_gap: int) -> None:
         self.x, self.frame, self.identity, self.relative = x, frame, identity.copy(), relative
-        self.floor_um2, self.max_gap = floor_um2, max_gap
+        self.voxel_um, self.max_gap = voxel_um, max_gap
         n = len(x)
         self.succ, self.pred, self.confidence = np.full(n, -1), np.full(n, -1), np.full(n, np.nan)
         self.until, self.since = np.full(n, NEVER), np.full(n, -1)     # frame of what follows, of what went before
@@ -39,15 +40,17 @@ class Chains:
         self.expected = np.zeros((2, 2))                               # split, merge: number, sum of squared separation
         self.first, self.last = int(frame[0]), int(frame[-1])
         self.begin = np.searchsorted(frame, np.arange(self.first, self.last + 2))
-        self.scales = first_scales(x, frame, self.identity, relative, floor_um2, max_gap)
+        self.scales = first_scales(x, frame, self.identity, relative, voxel_um, max_gap)
         self.refilter()
 
     def run(self, sweeps: int, with_events: bool) -> None:
-        """Sweep all cuts forward and backward, then re-estimate the scales, `sweeps` times; events from the second on."""
+        """Sweep all cuts both ways, then re-estimate the scales, `sweeps` times; events from the second on."""
+        for t in range(self.first, self.last):       # once without looking ahead: no chain skips a frame it need not
+            self.solve(t, with_events=False, ahead=0)
+            self.advance(t + 1, forward=True)
         for sweep in range(sweeps):
-            events_now = with_events and sweep > 0
-            self.sweep(events_now)
-            self.learn(events_now)
+            self.sweep(with_events and sweep > 0)
+            self.learn(with_events and sweep > 0)
 
     def objects(self, t0: int, t1: int) -> np.ndarray:
         """Return indices of objects in frames t0 .. t1 inclusive."""
@@ -86,9 +89,9 @@ class Chains:
             self.solve(t, with_events)
             self.advance(t, forward=False)
 
-    def solve(self, t: int, with_events: bool) -> None:
-        """Re-solve the cut between frames t and t + 1, given everything on both sides of it."""
-        tails, heads = self.sever(t)
+    def solve(self, t: int, with_events: bool, ahead: int | None = None) -> None:
+        """Re-solve the cut between frames t and t + 1, given all that is on both sides, `ahead` frames beyond t + 1."""
+        tails, heads = self.sever(t, self.max_gap if ahead is None else ahead)
         if not len(tails) or not len(heads):
             return
         a, b = self.candidates(tails, heads)
@@ -100,9 +103,9 @@ class Chains:
             chosen, events = choose_events(self, tails, heads, a, b, gain, chosen)
         self.join(i[chosen], j[chosen], confidence(a, b, gain, len(tails), len(heads))[chosen], events)
 
-    def sever(self, t: int) -> tuple[np.ndarray, np.ndarray]:
+    def sever(self, t: int, ahead: int) -> tuple[np.ndarray, np.ndarray]:
         """Undo every link and event across the cut after frame t; return the tails and heads it leaves."""
-        tails, heads = self.objects(t - self.max_gap, t), self.objects(t + 1, t + 1 + self.max_gap)
+        tails, heads = self.objects(t - self.max_gap, t), self.objects(t + 1, t + 1 + ahead)
         tails, heads = tails[self.until[tails] > t], heads[self.since[heads] <= t]
         self.events = [e for e in self.events if not self.frame[e.parents[0]] <= t < self.frame[e.children[0]]]
         self.succ[tails], self.until[tails] = -1, NEVER
@@ -110,14 +113,24 @@ class Chains:
         return tails, heads
 
     def candidates(self, tails: np.ndarray, heads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return pairs (a, b) of positions in tails and heads worth a look, ascending: the nearest in wide steps."""
-        wide = np.sqrt(self.scales.velocity_um2 + self.scales.step_um2)
+        """Return pairs (a, b) of positions in tails and heads worth a look, ascending.
+
+        They are the heads nearest to each tail's place and to where it was heading, less those so far from every
+        place the tail might have gone, in standard deviations, that no likelihood could make up for it.
+        """
+        s, v = self.scales, self.past.v[tails]
+        wide = np.sqrt(s.velocity_um2 + s.step_um2 + s.event_um2.max() / 4)
         tree, k = cKDTree(self.x[heads] / wide), np.arange(1, min(NEIGHBOURS, len(heads)) + 1)
         wait = np.maximum(self.frame[heads[0]] - self.frame[tails], 1)[:, None]
-        near = [tree.query(place / wide, k=k)[1] for place in (self.x[tails], self.x[tails] + wait * self.past.v[tails])]
+        near = [tree.query(place / wide, k=k)[1] for place in (self.x[tails], self.x[tails] + wait * v)]
         rows = np.arange(len(tails))[:, None] * len(heads)
         a, b = np.divmod(np.unique(np.concatenate([rows + n for n in near], axis=1)), len(heads))
-        ok = self.frame[heads[b]] - self.frame[tails[a]] <= self.max_gap + 1
+        i, j = tails[a], heads[b]
+        g = (self.frame[j] - self.frame[i])[:, None]
+        move, reach = self.x[j] - self.x[i], g * wide
+        far = np.min([(((move - g * u) / reach) ** 2).sum(1) for u in (0.0, v[a], self.future.v[j])], axis=0)
+        most = MASS_NATS - 0.5 * np.log(2 * np.pi * s.step_um2).sum() - self.log_start[j] - self.log_end[i]
+        ok = (g[:, 0] <= self.max_gap + 1) & (far <= 2 * np.maximum(most, MASS_NATS))
         return a[ok], b[ok]
 
     def join(self, i: np.ndarray, j: np.ndarray, sure: np.ndarray, events: list[Event]) -> None:
@@ -131,7 +144,7 @@ class Chains:
         self.events += events
 
     def expect(self, hyp: Hypotheses, advantage: np.ndarray, objects: np.ndarray) -> None:
-        """Count the events expected at a cut, chosen or not: each weighed against links and its whole's other events."""
+        """Count the events expected at a cut, chosen or not: each weighed against links and other events of its whole."""
         whole, one, two = hyp.parts()
         node = whole + len(objects) * hyp.kind
         odds = np.exp(np.clip(advantage, -50, 50))
@@ -152,7 +165,7 @@ class Chains:
             bleach += rate
         joined = np.column_stack([self.since >= 0, self.until < NEVER])
         self.scales = update_scales(self.scales, (i, self.succ[i]), self.x, self.frame, self.identity, self.relative,
-                                    self.past, self.future, joined, self.floor_um2,
+                                    self.past, self.future, joined, self.voxel_um,
                                     self.expected if with_events else None).with_(bleach=bleach)
         self.refilter()
 

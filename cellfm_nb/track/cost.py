@@ -14,6 +14,8 @@ from cellfm_nb.track.motion import Filter, Scales, log_identity, log_link_motion
 
 ROBUST = 1.4826            # median absolute deviation -> standard deviation of a Gaussian
 PRIOR_COUNT = 5.0          # weight, in links, of a scale's former value: keeps short movies from degenerate scales
+STEP_FLOOR = 0.02          # least standard deviation of a step, in voxels: no position is known better
+LEAST_FIELD = 32           # voxels an axis has at least, however little of it the objects cover
 LEAST_WALK = 0.02          # no mass is exactly constant: a filter must not grow certain for ever
 
 
@@ -47,18 +49,18 @@ def mutual_neighbours(x: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.
     return np.concatenate(first), np.concatenate(second)
 
 
-def first_scales(x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relative: np.ndarray, floor_um2: np.ndarray,
+def first_scales(x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relative: np.ndarray, voxel_um: np.ndarray,
                  max_gap: int) -> Scales:
     """Guess the scales from mutual nearest neighbours: a start for `update_scales`, nothing more.
 
     Parameters: x (n, d) um; frame (n,); identity (n, k); relative (n, k), variance of each measurement up to a
-    factor; floor_um2 (d,), the least variance of a step (a fraction of a voxel).
+    factor; voxel_um (d,).
     """
     i, j = mutual_neighbours(x, frame)
-    dx = x[j] - x[i] if len(i) else np.sqrt(floor_um2)[None]
-    step = np.maximum(0.5 * (np.median(np.abs(dx), 0) * ROBUST) ** 2, floor_um2)
+    dx = x[j] - x[i] if len(i) else voxel_um[None]
+    step = np.maximum(0.5 * (np.median(np.abs(dx), 0) * ROBUST) ** 2, (STEP_FLOOR * voxel_um) ** 2)
     gap = 0.1 ** np.arange(max_gap + 1)
-    present = len(x) / len(np.unique(frame)) / volume_um3(x, step)
+    present = len(x) / len(np.unique(frame)) / volume_um3(x, step, voxel_um)
     noise, _, _ = identity_noise(i, j, frame, identity, relative) if len(i) else (identity.var(0), 0, 0)
     return Scales(
         step_um2=step, velocity_um2=np.maximum((dx**2).mean(0), 2 * step), switch=np.array([[0.9, 0.1], [0.2, 0.8]]),
@@ -68,14 +70,15 @@ def first_scales(x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relativ
         event_um2=np.full(2, 4 * step.mean()))
 
 
-def volume_um3(x: np.ndarray, step_um2: np.ndarray) -> float:
-    """Return the volume (um^d) in which objects are seen; an axis along which nothing differs is a few steps wide."""
-    return float(np.prod(np.maximum(np.ptp(x, 0), 4 * np.sqrt(step_um2))))
+def volume_um3(x: np.ndarray, step_um2: np.ndarray, voxel_um: np.ndarray) -> float:
+    """Return the volume (um^d) objects appear in: the box around them; an axis they never leave counts a few steps."""
+    extent = np.ptp(x, 0)
+    return float(np.prod(np.where(extent > 0, np.maximum(extent, LEAST_FIELD * voxel_um), 4 * np.sqrt(step_um2))))
 
 
 def update_scales(scales: Scales, links: tuple[np.ndarray, np.ndarray], x: np.ndarray, frame: np.ndarray,
                   identity: np.ndarray, relative: np.ndarray, past: Filter, future: Filter, joined: np.ndarray,
-                  floor_um2: np.ndarray, expected: np.ndarray | None) -> Scales:
+                  voxel_um: np.ndarray, expected: np.ndarray | None) -> Scales:
     """Re-estimate every scale from the present links (M step; the modes of the steps are the E step).
 
     Parameters: as in `first_scales`; links, indices (i, j); joined (n, 2) bool, whether something goes before and
@@ -90,7 +93,7 @@ def update_scales(scales: Scales, links: tuple[np.ndarray, np.ndarray], x: np.nd
         _, directed, pairs = log_link_motion(past, future, i, j, dx, g, scales, modes=True)
         still, moving = (1 - directed)[:, None], directed[:, None]
         step = ((still * dx**2 / gg).sum(0) + PRIOR_COUNT * scales.step_um2) / (still.sum() + PRIOR_COUNT)
-        step = np.maximum(step, floor_um2)
+        step = np.maximum(step, (STEP_FLOOR * voxel_um) ** 2)
         speed = (moving * ((dx / gg) ** 2 - step / gg)).sum(0) + PRIOR_COUNT * scales.velocity_um2
         switch = pairs[joined[i, 0]].sum(0) + PRIOR_COUNT * scales.switch
         gap = np.bincount(g - 1, minlength=len(scales.gap)) + 0.5 ** np.arange(len(scales.gap))
@@ -102,7 +105,7 @@ def update_scales(scales: Scales, links: tuple[np.ndarray, np.ndarray], x: np.nd
     reach = min(len(scales.gap), n_frames - 1)                           # nearer the movie's ends nobody can tell
     inner, outer = frame >= frame[0] + reach, frame <= frame[-1] - reach
     births, ends = (~joined[inner, 0]).sum() + 0.5, (~joined[outer, 1]).sum() + 0.5
-    space = volume_um3(x, changes.get("step_um2", scales.step_um2))
+    space = volume_um3(x, changes.get("step_um2", scales.step_um2), voxel_um)
     changes |= dict(birth_per_um3=births / max(n_frames - reach, 1) / space, present_per_um3=n / n_frames / space,
                     end=min(ends / (outer.sum() + 1), 0.5))
     if expected is not None:

@@ -127,8 +127,8 @@ def hypotheses(chains: Chains, tails: np.ndarray, heads: np.ndarray, a: np.ndarr
     """
     n, m = len(tails), len(heads)
     wide = np.sqrt(chains.scales.velocity_um2 + chains.scales.step_um2)
-    move, g = chains.x[heads[b]] - chains.x[tails[a]], (chains.frame[heads[b]] - chains.frame[tails[a]])[:, None]
     key, worth = a * m + b, np.maximum(gain, 0.0)
+    move, g = chains.x[heads[b]] - chains.x[tails[a]], (chains.frame[heads[b]] - chains.frame[tails[a]])[:, None]
     kinds, gains, owns = [], [], []
     for kind in (0, 1):
         anchor, partner, tell, mine, theirs = ((a, b, chains.past, tails, heads) if kind == 0 else

@@ -129,7 +129,7 @@ def write_ctc(folder: Path, tracks: pd.DataFrame, labels: Any, n_frames: int, sh
     last_piece = {int(t): int(p) for p, t in pieces["track_id"].items()}
     before = pieces.index.to_series() - 1
     pieces["parent"] = np.where(pieces["gap"] > 0, before, pieces["parent_id"].map(last_piece).fillna(0)).astype(int)
-    lines = [f"{p} {row.first} {row.last} {row.parent}" for p, row in zip(pieces.index, pieces.itertuples(), strict=True)]
+    lines = [f"{row.Index} {row.first} {row.last} {row.parent}" for row in pieces.itertuples()]
     (folder / "res_track.txt").write_text("\n".join(lines) + "\n" if lines else "")
     pieces[["track_id"]].to_csv(folder / "pieces.csv")
     digits = max(3, len(str(n_frames - 1)))

@@ -21,9 +21,8 @@ TRACK_COLUMNS = ["track_id", "frame", "t_s", "z", "y", "x", *POSITION, "label", 
                  "parent_id", "gap"]
 EVENT_COLUMNS = ["event_id", "kind", "frame", *POSITION, "parents", "children", "score", "status"]
 IDENTITIES = ("none", "mass", "descriptor")
-STEP_FLOOR = 0.02      # least standard deviation of a step, in voxels: no position is known better
 FAINT = 0.05           # masses below this share of the median are raised to it before the log
-SWEEPS = 4             # forward and backward; the scores no longer change after three
+SWEEPS = 4             # forward and backward; the first without events
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
                        None, f"{what}: there is nothing to link.", dt_s)
     features, relative = identity_features(objects, identity)
     chains = Chains(objects[POSITION].to_numpy(float), objects["frame"].to_numpy(int), features, relative,
-                    (STEP_FLOOR * np.asarray(spacing_um, float)) ** 2, max_gap_frames)
+                    np.asarray(spacing_um, float), max_gap_frames)
     chains.run(SWEEPS, events)
     ids = chains.chain_ids()
     found = event_table(chains.events, objects, ids)
@@ -100,7 +99,7 @@ def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float],
                          got=f"{int(bad.sum())} rows with nan or inf", expected="micrometre", do="Drop these rows.")
     spacing = np.asarray(spacing_um, float)
     if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise InputError("Bad spacing.", where="spacing_um", got=spacing_um, expected="three positive numbers (z, y, x)",
+        raise InputError("Bad spacing.", where="spacing_um", got=spacing_um, expected="three numbers > 0 (z, y, x)",
                          do="Give the voxel in micrometre.")
     if not (np.isfinite(dt_s) and dt_s > 0):
         raise InputError("Bad time step.", where="dt_s", got=dt_s, expected="seconds > 0",

@@ -1,0 +1,154 @@
+"""Every format written and read again: by us, and by the packages made for it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import zarr
+from conftest import SPACING
+
+from cellfm_nb.errors import InputError
+from cellfm_nb.track import (
+    edge_table,
+    link_objects,
+    napari_tracks,
+    read_events,
+    read_tracks,
+    write_csv,
+    write_ctc,
+    write_geff,
+    write_trackmate,
+)
+from cellfm_nb.track.link import Linking
+
+SHAPE = (40, 144, 144)
+
+
+@pytest.fixture(scope="module")
+def linking(scene: tuple) -> Linking:
+    result = link_objects(scene[1], SPACING, 2.0)
+    assert {"split", "merge"} == set(result.events["kind"]) and result.tracks["gap"].max() > 0
+    return result
+
+
+def test_csv_reads_back_equal(linking: Linking, tmp_path: Path) -> None:
+    write_csv(tmp_path / "tracks.csv", linking.tracks)
+    write_csv(tmp_path / "events.csv", linking.events)
+    pd.testing.assert_frame_equal(read_tracks(tmp_path / "tracks.csv"), linking.tracks, check_exact=True)
+    pd.testing.assert_frame_equal(read_events(tmp_path / "events.csv"), linking.events, check_dtype=False)
+
+
+def test_edges_are_links_and_events(linking: Linking) -> None:
+    edges = edge_table(linking.tracks, linking.events)
+    assert (edges["kind"] == 0).sum() == len(linking.tracks) - linking.tracks["track_id"].nunique()
+    assert (edges["kind"] > 0).sum() == 2 * len(linking.events)
+    frame = linking.tracks["frame"].to_numpy()
+    assert (frame[edges["source"]] < frame[edges["target"]]).all() and not edges.duplicated(["source", "target"]).any()
+
+
+def test_geff_holds_every_row_and_edge(linking: Linking, tmp_path: Path) -> None:
+    write_geff(tmp_path / "tracks.geff", linking.tracks, linking.events)
+    root = zarr.open_group(tmp_path / "tracks.geff", mode="r")
+    edges = edge_table(linking.tracks, linking.events)
+    assert root["edges/ids"][...].tolist() == edges[["source", "target"]].to_numpy().tolist()
+    for name, column in (("x", "x_um"), ("t", "t_s"), ("tracklet", "track_id"), ("label", "label")):
+        assert np.array_equal(root[f"nodes/props/{name}/values"][...], linking.tracks[column])
+    assert np.array_equal(root["edges/props/kind/values"][...], edges["kind"])
+
+
+def test_geff_is_valid_to_its_own_package(linking: Linking, tmp_path: Path) -> None:
+    geff = pytest.importorskip("geff")
+    from geff.validate.data import ValidationConfig
+
+    write_geff(tmp_path / "tracks.geff", linking.tracks, linking.events)
+    geff.validate_structure(tmp_path / "tracks.geff")
+    graph, _ = geff.read(tmp_path / "tracks.geff", data_validation=ValidationConfig(graph=True, tracklet=True))
+    assert graph.number_of_nodes() == len(linking.tracks)
+    edges = edge_table(linking.tracks, linking.events)[["source", "target"]].to_numpy()
+    assert sorted(graph.edges) == sorted(map(tuple, edges.tolist()))
+
+
+def test_geff_of_nothing_is_valid(tmp_path: Path) -> None:
+    geff = pytest.importorskip("geff")
+    empty = link_objects(pd.DataFrame({c: [] for c in ("frame", "z_um", "y_um", "x_um")}), SPACING, 2.0)
+    write_geff(tmp_path / "tracks.geff", empty.tracks, empty.events)
+    geff.validate_structure(tmp_path / "tracks.geff")
+
+
+def read_ctc(folder: Path) -> tuple[pd.DataFrame, dict[int, tuple[int, int, int]]]:
+    """Return the voxels of each label and frame, and {label: (first, last, parent)}."""
+    rows = [(t, int(v), *map(int, at)) for t, path in enumerate(sorted(folder.glob("mask*.tif")))
+            for mask in [tifffile.imread(path)] for at in np.argwhere(mask) for v in [mask[tuple(at)]]]
+    lines = [list(map(int, line.split())) for line in (folder / "res_track.txt").read_text().splitlines()]
+    return pd.DataFrame(rows, columns=["frame", "piece", "z", "y", "x"]), {line[0]: tuple(line[1:]) for line in lines}
+
+
+def test_ctc_follows_its_rules_and_keeps_tracks(linking: Linking, tmp_path: Path) -> None:
+    write_ctc(tmp_path / "ctc", linking.tracks, None, 20, SHAPE)
+    voxels, pieces = read_ctc(tmp_path / "ctc")
+    assert len(list((tmp_path / "ctc").glob("mask*.tif"))) == 20
+    for piece, (first, last, parent) in pieces.items():
+        seen = set(voxels.loc[voxels["piece"] == piece, "frame"])
+        assert seen <= set(range(first, last + 1))                    # (two objects may share a voxel here)
+        assert parent == 0 or pieces[parent][1] < first
+    track_of = pd.read_csv(tmp_path / "ctc" / "pieces.csv", index_col="piece")["track_id"]
+    n_gaps = int((linking.tracks["gap"] > 0).sum())
+    assert len(pieces) == linking.tracks["track_id"].nunique() + n_gaps
+    splits = linking.events[linking.events["kind"] == "split"]
+    children = {int(c) for text in splits["children"] for c in text.split(";")}
+    with_parent = {int(track_of[p]) for p, row in pieces.items() if row[2] and track_of[row[2]] != track_of[p]}
+    assert with_parent == children                                    # merges have no place in this format
+
+
+def test_ctc_takes_the_shape_of_the_labels(linking: Linking, tmp_path: Path) -> None:
+    here = linking.tracks[linking.tracks["frame"] == 0].head(3).assign(label=[5, 9, 2])
+    labels = np.zeros((1, 4, 6, 6), np.uint32)
+    labels[0, 1, :2, :2], labels[0, 2, 3:, 3:], labels[0, 0, 5, 5], labels[0, 3, 0, 0] = 5, 9, 2, 77
+    write_ctc(tmp_path / "ctc", here, labels, 1, (4, 6, 6))
+    mask = tifffile.imread(tmp_path / "ctc" / "mask000.tif")
+    assert mask.dtype == np.uint16 and sorted(np.bincount(mask.ravel())[1:]) == [1, 4, 9]   # 77 is no object of ours
+
+
+def test_too_many_tracks_for_ctc_are_refused(tmp_path: Path) -> None:
+    tracks = pd.DataFrame({"track_id": np.arange(70_000), "frame": 0, "gap": 0, "parent_id": -1, "label": 1})
+    with pytest.raises(InputError, match="Too many tracks"):
+        write_ctc(tmp_path / "ctc", tracks, None, 1, (1, 1, 1))
+
+
+def test_trackmate_reads_back(linking: Linking, tmp_path: Path) -> None:
+    write_trackmate(tmp_path / "trackmate.xml", linking.tracks, linking.events, 2.0, SPACING, SHAPE)
+    root = ElementTree.parse(tmp_path / "trackmate.xml").getroot()
+    spots = {int(s.get("ID")): s for s in root.iter("Spot")}
+    assert len(spots) == len(linking.tracks) == int(root.find("Model/AllSpots").get("nspots"))
+    x = np.array([float(spots[k].get("POSITION_X")) for k in range(len(spots))])
+    assert np.array_equal(x, linking.tracks["x_um"])
+    edges = {(int(e.get("SPOT_SOURCE_ID")), int(e.get("SPOT_TARGET_ID"))) for e in root.iter("Edge")}
+    assert edges == set(map(tuple, edge_table(linking.tracks, linking.events)[["source", "target"]].to_numpy()))
+    shown = {t.get("TRACK_ID") for t in root.iter("TrackID")}
+    assert shown == {t.get("TRACK_ID") for t in root.iter("Track")}
+
+
+def test_trackmate_reads_back_by_another_program(linking: Linking, tmp_path: Path) -> None:
+    geff = pytest.importorskip("geff")
+    from geff.convert._trackmate_xml import from_trackmate_xml_to_geff
+
+    write_trackmate(tmp_path / "tm.xml", linking.tracks, linking.events, 2.0, SPACING, SHAPE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from_trackmate_xml_to_geff(tmp_path / "tm.xml", tmp_path / "tm.geff")
+        graph, _ = geff.read(tmp_path / "tm.geff")
+    assert graph.number_of_nodes() == len(linking.tracks)
+    assert graph.number_of_edges() == len(edge_table(linking.tracks, linking.events))
+
+
+def test_napari_tracks_are_sorted_and_carry_the_graph(linking: Linking) -> None:
+    data, graph = napari_tracks(linking.tracks.sample(frac=1, random_state=0), linking.events)
+    assert data.shape == (len(linking.tracks), 5)
+    assert (np.lexsort((data[:, 1], data[:, 0])) == np.arange(len(data))).all()
+    assert sum(len(p) == 2 for p in graph.values()) == (linking.events["kind"] == "merge").sum()
