@@ -1,0 +1,89 @@
+"""The peers behind one interface: trackpy, LoG maxima, Voronoi-Otsu."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import center_of_mass, gaussian_filter
+
+from cellfm_nb.errors import InputError
+from cellfm_nb.segment.blobs import footprint_size, local_maxima, parabolic_offset
+from cellfm_nb.segment.filters import check_volume, log_response
+from cellfm_nb.segment.threshold import otsu_threshold
+
+LATERAL_UM = (0.33, 0.13, 0.13)                             # a lattice light sheet's PSF, for who gives none
+
+
+def detect_with(
+    name: str, volume: np.ndarray, spacing_um: Sequence[float], sigma_um: Sequence[float] = LATERAL_UM
+) -> pd.DataFrame:
+    """Detect with a peer and return all it finds, best first; the caller cuts at a score.
+
+    Parameters
+    ----------
+    name : "trackpy" (Crocker and Grier 1996, trackpy.locate, scored by mass), "log" (maxima of the Laplacian of
+        Gaussian at the PSF's scale, as TrackMate does), "voronoi_otsu" (Gaussian, Otsu, Voronoi, as in
+        pyclesperanto; it has no score to cut at).
+    volume : (z, y, x) float32; spacing_um, sigma_um : (z, y, x) micrometre.
+
+    Returns
+    -------
+    Table z, y, x (voxels), z_um, y_um, x_um, score.
+
+    Raises
+    ------
+    InputError for an unknown name.
+    """
+    if name not in PEERS:
+        raise InputError("unknown detector", where="name", got=name, expected=", ".join(PEERS), do="choose one of them")
+    v, spacing = check_volume(volume, spacing_um)
+    position, score = PEERS[name](v, spacing, np.asarray(sigma_um, float))
+    table = pd.DataFrame(np.asarray(position, float).reshape(-1, 3), columns=["z", "y", "x"])
+    table[["z_um", "y_um", "x_um"]] = table[["z", "y", "x"]].to_numpy() * spacing
+    table["score"] = score
+    return table.sort_values("score", ascending=False, ignore_index=True)
+
+
+def trackpy_blobs(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return trackpy's features with a diameter of about 4 PSF sigma, whatever their mass."""
+    import trackpy
+
+    trackpy.quiet()
+    diameter = tuple(int(2 * np.round(2 * s / d) + 1) for s, d in zip(psf, spacing, strict=True))
+    shifted = np.clip((v - v.min()) * 100, 0, 60000).astype(np.uint16)        # trackpy drops what is below 0
+    apart = tuple(d // 2 + 1 for d in diameter)                               # its default would drop close neighbours
+    found = trackpy.locate(shifted, diameter, separation=apart, percentile=64, engine="python", characterize=False)
+    return found[["z", "y", "x"]].to_numpy(), found["mass"].to_numpy()
+
+
+def log_maxima(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return local maxima of the LoG at the PSF's own scales, sub-voxel by parabola."""
+    response = log_response(v, spacing, psf)
+    peak = local_maxima(response, footprint_size(spacing, psf), float(response.std()))
+    return peak + parabolic_offset(response, peak), response[tuple(peak.T)]
+
+
+def voronoi_otsu(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return centroids of Voronoi-Otsu labels, scored by their summed intensity."""
+    labels = voronoi_otsu_labels(v, spacing, psf)
+    index = np.unique(labels[labels > 0])
+    if not len(index):
+        return np.zeros((0, 3)), np.zeros(0)
+    positive = np.maximum(v, 1e-6)
+    return np.array(center_of_mass(positive, labels, index)), np.bincount(labels.ravel(), positive.ravel())[index]
+
+
+def voronoi_otsu_labels(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> np.ndarray:
+    """Return labels uint32: maxima of a smoothed volume, each with its Voronoi cell of the Otsu foreground."""
+    from cellfm_nb.segment.instances import voronoi
+
+    smooth = gaussian_filter(v, psf / spacing)
+    outline = gaussian_filter(v, 0.5 * psf / spacing)
+    mask = outline > otsu_threshold(outline)
+    seeds = local_maxima(np.where(mask, smooth, -np.inf), footprint_size(spacing, psf), -1e30)
+    return voronoi(mask, seeds, spacing)
+
+
+PEERS: dict[str, Callable] = {"trackpy": trackpy_blobs, "log": log_maxima, "voronoi_otsu": voronoi_otsu}

@@ -1,0 +1,88 @@
+"""The objects table: columns, light and centroids with honest uncertainties, descriptors, whole movies to disk."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cellfm_nb.errors import InputError
+from cellfm_nb.movie import Movie, list_labels, open_labels
+from cellfm_nb.segment.blobs import detect
+from cellfm_nb.segment.instances import FeatureGrid, segment_instances
+from cellfm_nb.segment.objects import COLUMNS, centroids, object_table, write_objects
+
+
+def measured(scene, peak=12.0, seed=0, features=None, gain=1.0, offset=0.0):
+    true = scene.grid_positions(seed=seed)
+    volume, _ = scene(true, np.full(len(true), peak), seed=seed)
+    spots = detect(volume, scene.spacing_um, scene.sigma_um)
+    labels = segment_instances(volume, spots, scene.spacing_um, scene.sigma_um)
+    return true, object_table(labels, gain * volume + offset, scene.spacing_um, spots, scene.sigma_um, features, 3)
+
+
+def test_columns_and_units(scene):
+    true, table = measured(scene)
+    assert list(table.columns) == COLUMNS and (table["frame"] == 3).all()
+    np.testing.assert_allclose(table[["z_um", "y_um", "x_um"]], table[["z", "y", "x"]] * scene.spacing_um)
+    half_peak = 4 / 3 * np.pi * np.prod(np.sqrt(2 * np.log(2)) * np.array(scene.sigma_um))
+    assert table["volume_um3"].median() == pytest.approx(half_peak, rel=0.2)
+
+
+def test_light_is_unbiased_linear_and_its_error_real(scene):
+    integral = (2 * np.pi) ** 1.5 * np.prod(np.array(scene.sigma_um) / scene.spacing_um)
+    _, table = measured(scene, 8.0)
+    ratio = table["mass"] / (8.0 * integral)
+    assert np.median(ratio) == pytest.approx(1, abs=0.08)
+    assert 1.4826 * np.median(np.abs(ratio - np.median(ratio))) == pytest.approx((table["mass_sd"] / (8.0 * integral)).median(), rel=0.5)
+    _, scaled = measured(scene, 8.0, gain=3.0, offset=100.0)
+    np.testing.assert_allclose(scaled["mass"], 3 * table["mass"], rtol=1e-3)
+
+
+def test_weighted_centroid_beats_the_geometric_one(scene):
+    true = np.array([[3.05, 3.04, 3.07]])
+    errors = []
+    for seed in range(12):
+        volume, _ = scene(true, [10.0], seed=seed)
+        box = np.zeros(volume.shape, np.uint32)
+        box[9:17, 26:35, 27:36] = 1                          # a mask that is not centred on the object
+        weighted, sd, _ = centroids(volume, box, np.array([1]), 1.0)
+        geometric = np.argwhere(box).mean(0)
+        errors.append([np.abs(c * scene.spacing_um - true[0]) for c in (weighted[0], geometric)])
+    weighted, geometric = np.mean(errors, axis=0)
+    assert (weighted[1:] < geometric[1:]).all() and (sd > 0).all()
+
+
+def test_descriptor_is_the_mean_over_the_object(scene):
+    ramp = np.broadcast_to(np.arange(8, dtype=np.float32)[None, None, :, None], (6, 8, 8, 1))
+    _, table = measured(scene, features=FeatureGrid(ramp, (4, 8, 8)))
+    inner = table[(table["x"] > 4) & (table["x"] < 59)]
+    np.testing.assert_allclose(inner["d0"], (inner["x"] + 0.5) / 8 - 0.5, atol=0.08)
+
+
+def test_foreign_labels_are_said(scene):
+    labels = np.full((2, 2, 2), 7, np.uint32)
+    spots = pd.DataFrame({c: [1.0] for c in ("z", "y", "x", "amplitude", "scale", "score", "p_value", "sd_log_mass",
+                                             "sd_z_um", "sd_y_um", "sd_x_um")})
+    with pytest.raises(InputError, match="belong together"):
+        object_table(labels, np.zeros((2, 2, 2)), (1, 1, 1), spots, (1, 1, 1))
+
+
+def plain(movie, t, c=0):
+    """Return a frame as if normalised."""
+    return (movie.frame(t, c).astype(np.float32) - 1000) / 10, movie.spacing_um
+
+
+def test_movie_to_table_and_labels(scene, tmp_path):
+    true = scene.grid_positions()
+    frames = np.stack([scene(true, np.full(len(true), a), seed=k)[0] for k, a in enumerate((12.0, 9.0))])
+    frames = np.concatenate([frames, np.zeros_like(frames[:1])])                      # and an empty frame
+    path = tmp_path / "movie.ome.zarr"
+    Movie.from_array(np.rint(frames * 10 + 1000).astype(np.uint16), axes="tzyx", spacing_um=scene.spacing_um,
+                     dt_s=1.0).save(path)
+    write_objects(tmp_path / "objects.parquet", path / "labels" / "objects", path, plain, scene.sigma_um)
+    table = pd.read_parquet(tmp_path / "objects.parquet")
+    assert list_labels(path) == ["objects"]
+    stored = open_labels(path, "objects")
+    for t in range(3):
+        mine = table[table["frame"] == t]
+        assert set(np.unique(stored.frame(t))) - {0} == set(mine["label"])
+    assert (table["frame"] == 2).sum() == 0 and len(table) > 1.8 * len(true)
