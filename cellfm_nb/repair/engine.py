@@ -116,7 +116,7 @@ def repair(encoder: Encoder, volumes: Sequence[np.ndarray], clip: bool = True, t
         for i, steps in train_singular_values(mended, volumes, train, alarmed).items():
             done[i] = "; ".join(filter(None, [done[i], f"trained {steps} steps"]))
     after = before if not any(done) else detect(mended, volumes)
-    table = before.assign(repaired=done)
+    table = before.assign(repaired=[what or "nothing" for what in done])
     for name in ("gap", "growth", "flagged", "alarm"):
         table[f"{name}_after"] = after[name]
     return mended, table

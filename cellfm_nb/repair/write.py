@@ -32,6 +32,6 @@ def write_repair(weights_path: str | Path, config_path: str | Path, table_path: 
     volumes = [prepare(movie, t, target_um=encoder.config.spacing_um, **options)[0] for t in frames]
     mended, table = repair(encoder, volumes, train=RELATIVE if train else None)
     trained_on = json.loads((folder / "config.json").read_text()).get("trained_on", {})
-    done = {int(b): d for b, d in zip(table["block"], table["repaired"], strict=True) if d}
+    done = {int(b): d for b, d in zip(table["block"], table["repaired"], strict=True) if d != "nothing"}
     save_encoder(mended, weights_path, config_path, trained_on | {"repaired": done})
     table.to_csv(table_path, index=False)

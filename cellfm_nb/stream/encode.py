@@ -78,13 +78,15 @@ class StreamingEncoder:
             raise InputError("only a volume can be streamed", got=f"shape {tuple(volume.shape)}", expected="(z, y, x)")
         how, blocks = self.plan(volume.shape), self.encoder.blocks
         first, width = 1 + self.encoder.config.registers, self.encoder.config.width
-        bar = Progress(how.tokens * len(blocks), "stream volume") if progress else None
+        bar = Progress(how.tokens * (1 + len(blocks)), "stream volume", every_s=5.0) if progress else None
         with ExitStack() as stack:
             x, k, v = (stack.enter_context(TokenStore(first + how.tokens, width, self.dtype, how.store, self.device,
                                                       self.folder)) for _ in range(3))
             x.write(0, self.encoder.prefix(1)[0])
             for where, tokens in self._embed(volume, how):
                 _write_chunk(x, first, how.grid, where, tokens)
+                if bar:
+                    bar.step(tokens.shape[:3].numel())
             for block in blocks:
                 for start, stop in _spans(x.rows, how.blocks[0]):
                     _, keys, values = self._qkv(block, x.read(start, stop))
@@ -98,7 +100,7 @@ class StreamingEncoder:
                     # keys and values of this block are all stored, so the tokens can be replaced in place
                     x.write(start, block.finish(rows, _rows(self._attend(q, k, v, how))[None])[0])
                     if bar:
-                        bar.step(stop - start)
+                        bar.step(max(0, stop - max(start, first)))
             patches = torch.empty(how.tokens, width, dtype=torch.float32)
             for start, stop in _spans(how.tokens, how.blocks[0]):
                 patches[start:stop] = self.encoder.norm(x.read(first + start, first + stop)).float().cpu()

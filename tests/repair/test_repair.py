@@ -40,7 +40,7 @@ def score(encoder, planted, mended, volume, block):
 def test_a_healthy_encoder_is_left_alone_to_the_bit(encoder, volume):
     for train in (None, RELATIVE):
         mended, table = repair(encoder, [volume], train=train)
-        assert not table["alarm"].any() and (table["repaired"] == "").all() and equal(mended, encoder)
+        assert not table["alarm"].any() and (table["repaired"] == "nothing").all() and equal(mended, encoder)
 
 
 @pytest.mark.parametrize("dense", [False, True])
