@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
-from cellfm_nb.segment.filters import block_mean, check_volume, expand_blocks, local_background, matched_filter
+from cellfm_nb.segment.filters import check_volume, expand_blocks, local_background, matched_filter
 from cellfm_nb.segment.fit import Blobs, joint_fit, render, start_blobs
 from cellfm_nb.segment.threshold import DecoyLaw, fdr_threshold, fit_decoys, q_values
 
@@ -192,7 +192,9 @@ def detect(
         new = value >= threshold
         more = start_blobs(position[new], value[new] / eye_norm(np.zeros(new.sum()), spacing, psf), 0.0)
         blobs, score = joint_fit(flat, blobs.join(more), spacing, psf, noise), np.append(score, value[new])
-    q = np.interp(-score, *monotone(-candidates.score, q_values(candidates.score, candidates.law))) if len(score) else score
+    q = score.copy()
+    if len(score):
+        q = np.interp(-score, *monotone(-candidates.score, q_values(candidates.score, candidates.law)))
     return spots_table(blobs, score, candidates.law.p_value(score), q, spacing)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from cellfm_nb.errors import InputError
 
-
 FEW = 100                                                   # decoys
 
 
