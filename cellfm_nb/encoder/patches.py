@@ -67,7 +67,6 @@ class FilterStem(nn.Module):
         self.filters = nn.Conv3d(1, channels, kernel, padding=[k // 2 for k in kernel])
         self.embed = nn.Linear(channels * math.prod(patch) // math.prod(self.raster), width)
         self.statistics = nn.Linear(3 * channels, width)
-        self.mask_fill = nn.Parameter(torch.zeros(1))
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.halo = tuple(math.ceil((k // 2) / p) * p for k, p in zip(kernel, patch, strict=True))
 
@@ -79,12 +78,12 @@ class FilterStem(nn.Module):
             hidden = mask.view(mask.shape[0], 1, *grid)
             for axis, p in enumerate(self.patch):
                 hidden = hidden.repeat_interleave(p, dim=axis + 2)  # (B, 1, Z, Y, X)
-            x = torch.where(hidden, self.mask_fill.to(x.dtype), x)
+            x = x.masked_fill(hidden, 0)  # background, without its noise; a learned fill would cost half the step
         response = torch.asinh(self.filters(x))  # (B, C, Z', Y', X'); linear at the noise, logarithmic at bright spots
         coarse = F.avg_pool3d(response, self.raster)
         cells = tuple(p // r for p, r in zip(self.patch, self.raster, strict=True))
         tokens = self.embed(to_cells(coarse, cells).flatten(2))  # (B, N, D)
-        tokens = tokens + self.statistics(cell_statistics(to_cells(response, self.patch)))
+        tokens = tokens + self.statistics(torch.asinh(cell_statistics(to_cells(response, self.patch))))
         if mask is not None:
             tokens = tokens + mask[..., None] * self.mask_token.to(tokens.dtype)
         return tokens, grid

@@ -160,8 +160,8 @@ class Encoder(nn.Module):
         if self.register_tokens is not None:
             self.register_tokens.normal_(std=0.02, generator=generator)
         if isinstance(self.stem, FilterStem):
-            for layer in (self.stem.embed, self.stem.statistics):
-                std = layer.in_features**-0.5
+            for layer, gain in ((self.stem.embed, 0.25), (self.stem.statistics, 1.0)):  # statistics speak first
+                std = gain * layer.in_features**-0.5
                 nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
             # a constant part in every token: the final LayerNorm then keeps how bright a patch is, not just its pattern
             self.stem.embed.bias.normal_(generator=generator)

@@ -1,0 +1,65 @@
+"""The projection heads that turn embeddings into soft assignments to prototypes, and the denoising decoder."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PrototypeHead(nn.Module):
+    """Score embeddings against K prototypes (DINO head, Caron et al. 2021), on a standardised batch.
+
+    MLP to a bottleneck, unit length, weight-normalised linear layer without bias. Without standardising the input over
+    the batch the targets went near-uniform unseen in short, hot runs (`pretraining_findings.md`, 5).
+    """
+
+    def __init__(self, width: int, prototypes: int, hidden: int, bottleneck: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, bottleneck)
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
+        with torch.no_grad():
+            for layer in (self.fc1, self.fc2, self.fc3):
+                layer.weight.normal_(std=layer.in_features**-0.5, generator=generator)
+                layer.bias.zero_()
+            self.prototypes.normal_(generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (..., K), cosines in [-1, 1], of embeddings x (..., D), in float32."""
+        rows = standardise(x.float().flatten(0, -2))
+        rows = self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(rows)))))
+        logits = F.normalize(rows, dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        return logits.view(*x.shape[:-1], -1)
+
+
+def standardise(rows: Tensor) -> Tensor:
+    """Shift and scale each column of (n, D) to mean 0 and standard deviation 1; a single row becomes zeros."""
+    variance, mean = torch.var_mean(rows, dim=0, correction=0)
+    return (rows - mean) * (variance + 1e-5).rsqrt()
+
+
+class DenoiseHead(nn.Module):
+    """Predict a patch's voxels, averaged to a coarse grid, from its token."""
+
+    def __init__(self, width: int, patch: tuple[int, int, int], generator: torch.Generator, side: int = 4) -> None:
+        super().__init__()
+        self.patch = patch
+        self.pool = tuple(p // side if p % side == 0 else 1 for p in patch)
+        cells = tuple(p // q for p, q in zip(patch, self.pool, strict=True))
+        self.fc = nn.Linear(width, cells[0] * cells[1] * cells[2])
+        with torch.no_grad():
+            self.fc.weight.normal_(std=0.02, generator=generator)
+            self.fc.bias.zero_()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return (B, N, cells) for tokens (B, N, D), in float32."""
+        return self.fc(tokens.float())
+
+    def target(self, volume: Tensor) -> Tensor:
+        """Cut volumes (B, 1, Z, Y, X), whole patches, into averaged patches (B, N, cells)."""
+        coarse = F.avg_pool3d(volume, self.pool, stride=self.pool)[:, 0]  # (B, Z', Y', X')
+        z, y, x = (p // q for p, q in zip(self.patch, self.pool, strict=True))
+        cells = coarse.unfold(1, z, z).unfold(2, y, y).unfold(3, x, x)  # (B, nz, ny, nx, z, y, x)
+        return cells.flatten(4).flatten(1, 3)

@@ -1,0 +1,76 @@
+"""Is it learning or collapsing? Numbers that tell, and alarms in plain words."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def rankme(features: Tensor) -> float:
+    """Return the effective rank of features (n, D): exp of the entropy of the normalised singular values, centred.
+
+    1 for a line, up to min(n - 1, D) for an even spread. Source: RankMe (Garrido et al. 2023), centred here because
+    a constant offset is not information.
+    """
+    x = features.double() - features.double().mean(dim=0)
+    s = torch.linalg.eigvalsh(x.T @ x).clamp(min=0).sqrt()
+    if not torch.isfinite(s).all() or s.sum() <= 1e-12:
+        return 1.0
+    p = s / s.sum()
+    return float(torch.exp(-torch.special.xlogy(p, p).sum()))
+
+
+@torch.no_grad()
+def feature_std(features: Tensor) -> float:
+    """Return the mean over dimensions of the standard deviation over rows of (n, D)."""
+    return float(features.float().std(dim=0, correction=0).mean())
+
+
+@torch.no_grad()
+def outlier_share(features: Tensor, factor: float = 3.0) -> float:
+    """Return the share of rows of (n, D) whose norm is beyond `factor` times the median norm."""
+    norms = features.float().norm(dim=1)
+    return float((norms > factor * norms.median()).float().mean())
+
+
+@torch.no_grad()
+def masked_spread(tokens: Tensor, mask: Tensor) -> float:
+    """Return how much the hidden tokens of one view differ: mean within-view standard deviation.
+
+    Parameters: tokens (B, N, D); mask (B, N). 0 means that iBOT can only fit an average (`pretraining_findings.md`).
+    """
+    spreads = [t[m].float().std(dim=0, correction=0).mean() for t, m in zip(tokens, mask, strict=True) if m.sum() > 1]
+    return float(torch.stack(spreads).mean()) if spreads else math.nan
+
+
+def alarms(log: pd.DataFrame | dict, width: int) -> list[str]:
+    """Say in plain words what looks wrong at the end of a log; an empty list when nothing does.
+
+    Parameters: log, the table of `engine.pretrain` (its last row is judged), or one row as a dict; width, D.
+    """
+    row = log if isinstance(log, dict) else log.iloc[-1].to_dict()
+    found = []
+    if not math.isfinite(row["loss"]):
+        found.append("The loss is not a number: the learning rate is too high, or the input holds NaN.")
+    for kind, likely in (("patch", "sharpen the teacher (lower teacher_temp) or use fewer prototypes"),
+                         ("cls", "use larger batches, a lower teacher_temp or fewer prototypes")):
+        if row[f"entropy_{kind}"] > 0.9:
+            found.append(f"The {kind} targets are near-uniform (entropy {row[f'entropy_{kind}']:.2f} log K): "
+                         f"they teach almost nothing; {likely}.")
+        if row[f"entropy_{kind}"] < 0.01:
+            found.append(f"The {kind} targets are one-hot (entropy {row[f'entropy_{kind}']:.3f} log K): "
+                         "the teacher may be stuck; raise teacher_temp.")
+    if row["rankme"] < 0.05 * width:
+        found.append(f"The features span few directions (RankMe {row['rankme']:.1f} of {width}): dimensional collapse; "
+                     "lower the learning rate, or give the denoising loss more weight.")
+    if row["feature_std"] < 0.01:
+        found.append(f"The features hardly differ (standard deviation {row['feature_std']:.4f}): complete collapse; "
+                     "check the centring and the learning rate.")
+    if row.get("masked_spread", 1.0) < 1e-4:
+        found.append("All hidden tokens of a view are the same: iBOT can only fit an average; "
+                     "mask voxels before an overlapping stem.")
+    return found

@@ -1,0 +1,94 @@
+"""What is asked of the encoder: views agree, hidden tokens are guessed, embeddings spread, noise is removed.
+
+All in float32. Tensors carry the view axis first and the sample axis second, (V, B, K): a loss cannot pair the views of
+different samples, which is what the original's chunking did (7% of its pairs were right).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Return -sum_k t_k log softmax(s / temperature)_k for probabilities and logits (..., K)."""
+    return -(teacher * F.log_softmax(student.float() / temperature, dim=-1)).sum(dim=-1)
+
+
+def view_pairs(n_teacher: int, n_student: int) -> list[tuple[int, int]]:
+    """List the (teacher view, student view) pairs compared: every one but a view with itself."""
+    return [(i, j) for i in range(n_teacher) for j in range(n_student) if i != j]
+
+
+def dino_loss(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Ask each view of a sample for what the teacher saw in another view of the same sample.
+
+    Parameters: teacher (Vt, B, K) probabilities of the global views; student (Vs, B, K) logits, global views first.
+    Returns: the mean cross-entropy over pairs and samples.
+    Source: DINO (Caron et al. 2021), DINOv2 (Oquab et al. 2023).
+    """
+    pairs = view_pairs(len(teacher), len(student))
+    return torch.stack([cross_entropy(teacher[i], student[j], temperature).mean() for i, j in pairs]).mean()
+
+
+def ibot_loss(teacher: Tensor, student: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Ask the hidden tokens for what the teacher sees there (iBOT, Zhou et al. 2022).
+
+    Parameters: teacher, student (M, K), the hidden tokens alone; weights (M,), see `masks.mask_weights`.
+    Returns: the weighted mean, so that each masked view counts once; 0 when nothing is hidden.
+    """
+    if len(weights) == 0:
+        return student.sum() * 0.0
+    return (weights * cross_entropy(teacher, student, temperature)).sum() / weights.sum()
+
+
+def koleo_loss(embeddings: Tensor) -> Tensor:
+    """Spread the embeddings of different samples: minus the mean log distance to the nearest neighbour.
+
+    Parameters: embeddings (V, B, D) of the backbone, NOT logits of a head; views are treated one by one, since two
+    views of one sample should be close. Returns 0 for a batch of one.
+    Source: Kozachenko-Leonenko estimator (Sablayrolles et al. 2019), as in DINOv2.
+    """
+    x = F.normalize(embeddings.float(), dim=-1)
+    if x.shape[1] < 2:
+        return x.sum() * 0.0
+    with torch.no_grad():
+        similarity = x @ x.transpose(1, 2)  # (V, B, B)
+        similarity.diagonal(dim1=1, dim2=2).fill_(-2.0)
+        nearest = similarity.argmax(dim=-1)  # (V, B)
+    neighbour = torch.gather(x, 1, nearest[..., None].expand_as(x))
+    return -torch.log((x - neighbour).pow(2).sum(dim=-1).clamp(min=1e-16).sqrt() + 1e-8).mean()
+
+
+def denoise_loss(prediction: Tensor, target: Tensor, delta: float = 5.0) -> Tensor:
+    """Compare with the other noisy copy: Huber, so that the brightest spots do not decide alone.
+
+    Parameters: prediction, target (B, N, cells), in noise units; delta, where squares turn into absolute values.
+    """
+    return F.huber_loss(prediction, target, delta=delta)
+
+
+@torch.no_grad()
+def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
+    """Turn teacher logits (..., K) into probabilities that use all prototypes evenly (Sinkhorn-Knopp).
+
+    Works on logarithms, so no logit overflows. Source: SwAV (Caron et al. 2020), as in DINOv2.
+    """
+    q = logits.float().flatten(0, -2) / temperature  # (n, K)
+    for _ in range(iterations):
+        q = q - torch.logsumexp(q, dim=0, keepdim=True)  # every prototype the same mass
+        q = q - torch.logsumexp(q, dim=1, keepdim=True)  # every row a distribution
+    return q.exp().view(logits.shape)
+
+
+@torch.no_grad()
+def centred(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """Turn teacher logits (..., K) into probabilities after taking off their running mean (DINO's centring)."""
+    return F.softmax((logits.float() - centre) / temperature, dim=-1)
+
+
+def entropy_ratio(probabilities: Tensor) -> Tensor:
+    """Return the mean entropy of (..., K) distributions over log K: 1 when they say nothing."""
+    entropy = -torch.special.xlogy(probabilities, probabilities).sum(dim=-1).mean()
+    return entropy / torch.log(torch.tensor(float(probabilities.shape[-1])))

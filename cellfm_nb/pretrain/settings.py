@@ -1,0 +1,80 @@
+"""Every number of a pretraining run, with the values that let a small encoder learn in a minute or two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from cellfm_nb.errors import InputError
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Say how to train; `pretraining_findings.md` says what was tried.
+
+    steps, batch: optimiser steps, crops per step. lr, min_lr, warmup: peak and last learning rate, share of the steps
+    spent rising; filter_lr, factor for the stem's filters. weight_decay, weight_decay_end: cosine from one to the
+    other. clip: largest gradient norm. ema, ema_end: momentum of the teacher, cosine.
+    student_temp, teacher_temp_start, teacher_temp, teacher_temp_warmup: softmax temperatures, share of the steps
+    spent going from the second to the third. freeze_last: share of the steps in which the prototypes stand still.
+    prototypes, hidden, bottleneck: sizes of the heads. centring: "sinkhorn" or "centre".
+    global_shape, local_shape (z, y, x) voxels, n_local: views. min_overlap: least share of the smaller view that two
+    compared views have in common. mask_ratio, mask_share: range of hidden tokens, share of views that have any.
+    noise: range of the added noise in units of the image's own. brightness, gamma: ranges.
+    dino, ibot, koleo, denoise: weights of the losses. checkpoint_every, health_every: steps.
+    """
+
+    steps: int = 320
+    batch: int = 4
+    lr: float = 2e-3
+    min_lr: float = 1e-6
+    warmup: float = 0.1
+    filter_lr: float = 0.05
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.04
+    clip: float = 3.0
+    ema: float = 0.98
+    ema_end: float = 1.0
+    student_temp: float = 0.1
+    teacher_temp_start: float = 0.03
+    teacher_temp: float = 0.03
+    teacher_temp_warmup: float = 0.1
+    freeze_last: float = 0.01
+    prototypes: int = 128
+    hidden: int = 256
+    bottleneck: int = 64
+    centring: str = "sinkhorn"
+    global_shape: tuple[int, int, int] = (16, 32, 32)
+    local_shape: tuple[int, int, int] = (8, 16, 16)
+    n_local: int = 4
+    min_overlap: float = 0.25
+    mask_ratio: tuple[float, float] = (0.1, 0.5)
+    mask_share: float = 0.5
+    noise: tuple[float, float] = (0.5, 0.6)
+    brightness: tuple[float, float] = (0.8, 1.25)
+    gamma: tuple[float, float] = (0.9, 1.1)
+    dino: float = 1.0
+    ibot: float = 1.0
+    koleo: float = 0.1
+    denoise: float = 1.0
+    checkpoint_every: int = 50
+    health_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("global_shape", "local_shape", "mask_ratio", "noise", "brightness", "gamma"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.centring not in ("sinkhorn", "centre"):
+            raise InputError("unknown centring", where="PretrainSettings.centring", got=self.centring,
+                             expected="sinkhorn | centre")
+        if self.steps < 1 or self.batch < 1 or self.lr <= 0 or self.prototypes < 2 or self.noise[0] <= 0:
+            raise InputError("steps, batch, lr and noise must be positive, prototypes at least 2",
+                             where="PretrainSettings", got=self)
+        if any(s > g for s, g in zip(self.local_shape, self.global_shape, strict=True)):
+            raise InputError("a local view is larger than a global one", where="PretrainSettings",
+                             got=f"local_shape {self.local_shape}, global_shape {self.global_shape}")
+
+    @classmethod
+    def of(cls, profile: object, **overrides: object) -> PretrainSettings:
+        """Take the fields of the same names from a profile's settings; overrides that are not None win."""
+        names = [f.name for f in fields(cls)]
+        given = {name: getattr(profile, name) for name in names if hasattr(profile, name)}
+        return cls(**given | {name: value for name, value in overrides.items() if value is not None})

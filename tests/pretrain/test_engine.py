@@ -1,0 +1,197 @@
+"""The loop: it learns, it resumes bit for bit after SIGKILL, it refuses bad input (T2, T5 of the reference)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from cellfm_nb.encoder import Encoder, EncoderConfig
+from cellfm_nb.errors import InputError
+from cellfm_nb.pretrain import PretrainSettings, alarms, pretrain, write_pretrained
+from cellfm_nb.pretrain.engine import Trainer, check_crops
+from cellfm_nb.seeds import rng
+
+CONFIG = EncoderConfig(width=32, depth=1, heads=2)
+S = PretrainSettings(steps=6, batch=2, prototypes=16, hidden=32, bottleneck=8, global_shape=(8, 16, 16),
+                     local_shape=(4, 8, 8), n_local=1, checkpoint_every=2)
+
+
+def spots(n=8, shape=(12, 24, 24)):
+    """Crops of noise with a few puncta."""
+    g = rng(0, "spots")
+    out = np.empty((n, *shape), np.float16)
+    for k in range(n):
+        impulses = np.zeros(shape)
+        for _ in range(4):
+            impulses[tuple(g.integers(0, s) for s in shape)] = 250
+        out[k] = gaussian_filter(impulses, (1.4, 1.4, 1.4)) + g.normal(size=shape)
+    return out
+
+
+def same(a: Encoder, b: Encoder) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_log_and_encoder():
+    seen = []
+    encoder, log = pretrain(spots(), CONFIG, S, seed=1, on_step=lambda **row: seen.append(row))
+    assert len(log) == len(seen) == 6 and not encoder.training
+    assert {"step", "seconds", "lr", "loss", "dino", "ibot", "koleo", "denoise", "grad_norm", "entropy_patch",
+            "entropy_cls", "rankme", "feature_std", "outliers", "masked_spread"} <= set(log.columns)
+    assert np.isfinite(log.drop(columns="masked_spread").to_numpy(float)).all()
+    assert log["masked_spread"].dropna().gt(0).all()
+    total = S.dino * log["dino"] + S.ibot * log["ibot"] + S.koleo * log["koleo"] + S.denoise * log["denoise"]
+    np.testing.assert_allclose(log["loss"], total, rtol=1e-5)
+
+
+def test_same_seed_same_weights_and_the_caller_s_randomness_is_left_alone():
+    torch.manual_seed(7)
+    first = pretrain(spots(), CONFIG, S, seed=1)[0]
+    torch.rand(3)
+    assert same(first, pretrain(spots(), CONFIG, S, seed=1)[0])
+    assert not same(first, pretrain(spots(), CONFIG, S, seed=2)[0])
+
+
+def test_drop_path_is_reproducible_too():
+    config = replace(CONFIG, drop_path=0.3)
+    assert same(pretrain(spots(), config, S, seed=1)[0], pretrain(spots(), config, S, seed=1)[0])
+
+
+def test_every_crop_once_per_epoch():
+    trainer = Trainer(check_crops(np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)), CONFIG, S, 0, "cpu")
+    drawn = torch.cat([trainer.batch(step).flatten() for step in range(8)])
+    assert sorted(drawn[:8].tolist()) == sorted(drawn[8:].tolist()) == list(range(8))
+    assert drawn[:8].tolist() != drawn[8:].tolist()
+
+
+def test_no_gradient_reaches_the_teacher():  # L7
+    trainer = Trainer(check_crops(spots()), CONFIG, S, 0, "cpu")
+    before = [p.clone() for p in trainer.model.teacher.parameters()]
+    trainer.model.follow = lambda momentum: None
+    trainer.step(0, None)
+    assert all(p.grad is None and torch.equal(p, q)
+               for p, q in zip(trainer.model.teacher.parameters(), before, strict=True))
+    assert all(p.grad is not None for name, p in trainer.model.student.named_parameters() if "prototypes" not in name)
+
+
+def test_resumed_equals_uninterrupted(tmp_path):  # T2
+    whole, log = pretrain(spots(), CONFIG, S, seed=1)
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, **row):
+        if step == 4:  # after the checkpoint of step 4, with one step more in memory
+            raise Stop
+
+    with pytest.raises(Stop):
+        pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path, on_step=stop)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000004"]
+    resumed, log_again = pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path)
+    assert same(whole, resumed)
+    pd.testing.assert_frame_equal(log.drop(columns="seconds"), log_again.drop(columns="seconds"), check_exact=True)
+
+
+def test_negative_control_a_resume_that_forgets_the_optimiser_differs(tmp_path, monkeypatch):
+    whole = pretrain(spots(), CONFIG, S, seed=1)[0]
+    pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path, until=3)
+    monkeypatch.setattr("cellfm_nb.pretrain.engine.restore_optimiser", lambda *a: None)
+    assert not same(whole, pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path)[0])
+
+
+CHILD = """
+import sys, time
+sys.path[:0] = [{root!r}, {here!r}]
+import numpy as np
+from test_engine import CONFIG, S, spots
+from cellfm_nb.pretrain import pretrain
+pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir={folder!r},
+         on_step=lambda step, **row: (print(step, flush=True), time.sleep(0.3)))
+"""
+
+
+def test_killed_process_resumes_bit_for_bit(tmp_path):  # T2
+    here = os.path.dirname(__file__)
+    code = CHILD.format(root=os.path.dirname(os.path.dirname(here)), here=here, folder=str(tmp_path / "c"))
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in child.stdout:
+        if int(line) >= 3:
+            child.send_signal(signal.SIGKILL)
+            break
+    assert child.wait(30) == -signal.SIGKILL
+    assert list((tmp_path / "c").glob("step-*"))
+    (tmp_path / "c" / ".part-1").mkdir()  # what a kill while writing leaves behind
+    (tmp_path / "c" / ".part-1" / "state.json").write_text("{")
+    resumed, log = pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path / "c")
+    whole, _ = pretrain(spots(), CONFIG, S, seed=1)
+    assert same(resumed, whole) and len(log) == 6
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["step-00000006"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "json", "missing"])
+def test_corrupt_checkpoint_says_to_delete_it(tmp_path, damage):
+    pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path)
+    place = tmp_path / "step-00000006"
+    state = place / "state.safetensors"
+    data = state.read_bytes()
+    if damage == "flip":
+        state.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+    elif damage == "truncate":
+        state.write_bytes(data[:1000])
+    elif damage == "json":
+        (place / "state.json").write_text("{}")
+    else:
+        state.unlink()
+    with pytest.raises(InputError, match="delete"):
+        pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path)
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path)
+    for crops, config, s, seed in ((spots(), CONFIG, S, 2), (spots() + 1, CONFIG, S, 1),
+                                   (spots(), CONFIG, replace(S, lr=1e-3), 1)):
+        with pytest.raises(InputError, match="another run"):
+            pretrain(crops, config, s, seed=seed, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize("crops", [np.zeros((4, 24, 24), np.float32), np.zeros((0, 12, 24, 24), np.float32),
+                                   np.zeros((4, 12, 24, 24), np.uint16), np.full((4, 12, 24, 24), np.nan, np.float32)])
+def test_bad_crops_are_refused(crops):
+    with pytest.raises(InputError):
+        pretrain(crops, CONFIG, S)
+
+
+def test_non_finite_loss_stops():
+    with pytest.raises(FloatingPointError, match="learning rate"):
+        pretrain(spots() * 200, CONFIG, replace(S, denoise=1e38), seed=1)
+
+
+def test_writer_writes_the_artifacts(tmp_path):
+    paths = [tmp_path / name for name in ("encoder.safetensors", "config.json", "log.csv", "checkpoint")]
+    write_pretrained(*paths, crops=spots(), encoder_config=CONFIG, settings=S, seed=1)
+    encoder = Encoder.from_pretrained(tmp_path)
+    assert same(encoder, pretrain(spots(), CONFIG, S, seed=1)[0])
+    assert json.loads(paths[1].read_text())["trained_on"]["crops"] == [8, 12, 24, 24]
+    assert len(pd.read_csv(paths[2])) == 6 and (paths[3] / "step-00000006" / "state.safetensors").exists()
+
+
+@pytest.mark.parametrize("stem", ["dog", "patch"])
+def test_it_overfits_eight_volumes_and_keeps_its_rank(stem):  # T5
+    s = replace(S, steps=60, batch=4, lr=3e-3, freeze_last=0)
+    start = time.monotonic()
+    _, log = pretrain(spots(), replace(CONFIG, stem=stem), s, seed=1)
+    first, last = log.iloc[:5].mean(), log.iloc[-5:].mean()
+    assert last["ibot"] < first["ibot"] and last["denoise"] < first["denoise"]
+    assert last["dino"] < 0.8 * np.log(s.prototypes) or last["ibot"] < 0.8 * first["ibot"]
+    assert last["rankme"] > 0.2 * CONFIG.width
+    assert not [a for a in alarms(log, CONFIG.width) if "collapse" in a]
+    assert time.monotonic() - start < 60

@@ -1,0 +1,60 @@
+"""Each alarm rings on a constructed collapse, and on nothing else (T6 of the reference)."""
+
+import math
+
+import pytest
+import torch
+
+from cellfm_nb.pretrain.health import alarms, feature_std, masked_spread, outlier_share, rankme
+from cellfm_nb.seeds import torch_rng
+
+HEALTHY = {"loss": 5.0, "entropy_patch": 0.6, "entropy_cls": 0.7, "rankme": 60.0, "feature_std": 0.6,
+           "masked_spread": 0.3}
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=torch_rng(0, "features", *shape))
+
+
+def test_rankme_of_known_spectra():
+    assert rankme(normal(4000, 16)) == pytest.approx(16, rel=0.02)
+    assert rankme(normal(500, 1) @ normal(1, 16) + 3) == pytest.approx(1, abs=1e-3)
+    assert rankme(torch.ones(50, 16)) == 1
+    assert rankme(normal(500, 16) + 100) == pytest.approx(rankme(normal(500, 16)), rel=1e-6)
+
+
+def test_rankme_agrees_with_the_score_room():
+    from cellfm_nb.score.features import rankme as other
+
+    x = normal(300, 24) * torch.linspace(0.1, 2, 24)
+    assert rankme(x) == pytest.approx(other(x.numpy()), rel=1e-4)
+
+
+def test_spread_and_outliers():
+    x = normal(1000, 16)
+    assert feature_std(x) == pytest.approx(1, abs=0.05) and feature_std(torch.ones(9, 4)) == 0
+    assert outlier_share(x) == 0
+    x[:20] *= 20
+    assert outlier_share(x) == pytest.approx(0.02)
+
+
+def test_masked_spread():
+    mask = torch.zeros(2, 8, dtype=torch.bool)
+    mask[:, :4] = True
+    assert masked_spread(normal(2, 8, 16), mask) > 0.5
+    assert masked_spread(torch.ones(2, 8, 16), mask) == 0
+    assert math.isnan(masked_spread(torch.ones(2, 8, 16), ~mask & mask))
+
+
+def test_silence_when_healthy():
+    assert alarms(HEALTHY, 128) == []
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    ({"loss": math.nan}, "not a number"), ({"entropy_patch": 0.97}, "patch targets are near-uniform"),
+    ({"entropy_cls": 0.95}, "cls targets are near-uniform"), ({"entropy_patch": 0.001}, "one-hot"),
+    ({"rankme": 2.0}, "dimensional collapse"), ({"feature_std": 1e-4}, "complete collapse"),
+    ({"masked_spread": 0.0}, "same")])
+def test_one_collapse_one_alarm(change, word):
+    found = alarms(HEALTHY | change, 128)
+    assert len(found) == 1 and word in found[0]
