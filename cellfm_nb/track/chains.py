@@ -144,7 +144,7 @@ class Chains:
         self.events += events
 
     def expect(self, hyp: Hypotheses, advantage: np.ndarray, objects: np.ndarray) -> None:
-        """Count the events expected at a cut, chosen or not: each weighed against links and other events of its whole."""
+        """Count the events expected at a cut, chosen or not: each against links and other events of its whole."""
         whole, one, two = hyp.parts()
         node = whole + len(objects) * hyp.kind
         odds = np.exp(np.clip(advantage, -50, 50))

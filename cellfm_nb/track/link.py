@@ -8,6 +8,8 @@ the links (`events`). Every scale is estimated from the movie. Nothing is random
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,13 +29,17 @@ SWEEPS = 4             # forward and backward; the first without events
 
 @dataclass(frozen=True)
 class Linking:
-    """Tracks and events of a movie, the scales behind them (None: nothing to link), and one sentence about them."""
+    """Tracks and events of a movie, and the scales behind them (None: there was nothing to link)."""
 
     tracks: pd.DataFrame
     events: pd.DataFrame
     scales: Scales | None
-    message: str
     dt_s: float
+
+    @property
+    def message(self) -> str:
+        """One sentence about the result."""
+        return describe(self.tracks, self.events)
 
     def scale_table(self) -> pd.DataFrame:
         """Return the scales a person asks for: quantity, value, unit."""
@@ -67,11 +73,9 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
     InputError: missing columns, positions that are not finite, bad spacing, time step, gap or identity.
     """
     objects = check_objects(objects, spacing_um, dt_s, max_gap_frames, identity)
-    frames = np.unique(objects["frame"])
-    if len(frames) < 2:
-        what = "No objects" if not len(objects) else f"One frame with {len(objects)} objects"
-        return Linking(track_table(objects, np.arange(len(objects)), spacing_um, dt_s), event_table([], objects, []),
-                       None, f"{what}: there is nothing to link.", dt_s)
+    if objects["frame"].nunique() < 2:
+        tracks = track_table(objects, np.arange(len(objects)), spacing_um, dt_s)
+        return Linking(tracks, event_table([], objects, []), None, dt_s)
     features, relative = identity_features(objects, identity)
     chains = Chains(objects[POSITION].to_numpy(float), objects["frame"].to_numpy(int), features, relative,
                     np.asarray(spacing_um, float), max_gap_frames)
@@ -81,10 +85,25 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
     parents = {int(c): int(p) for kind, p, c in zip(found["kind"], found["parents"], found["children"], strict=True)
                if kind == "split" for c in c.split(";")}
     tracks = track_table(objects, ids, spacing_um, dt_s, chains.confidence, parents)
-    counts = found["kind"].value_counts()
-    return Linking(tracks, found, chains.scales,
-                   f"{len(objects)} objects in {len(frames)} frames make {tracks['track_id'].nunique()} tracks, "
-                   f"{counts.get('split', 0)} splits and {counts.get('merge', 0)} merges.", dt_s)
+    return Linking(tracks, found, chains.scales, dt_s)
+
+
+def write_linking(tracks_path: Path, events_path: Path, scales_path: Path, objects_path: Path,
+                  spacing_um: tuple[float, float, float], dt_s: float, **options: Any) -> None:
+    """Link the objects of a parquet file and write tracks.csv, events.csv and scales.csv (for `Workspace.make`)."""
+    linking = link_objects(pd.read_parquet(objects_path), spacing_um, dt_s, **options)
+    for path, table in ((tracks_path, linking.tracks), (events_path, linking.events),
+                        (scales_path, linking.scale_table())):
+        table.to_csv(path, index=False)
+
+
+def describe(tracks: pd.DataFrame, events: pd.DataFrame) -> str:
+    """Say in one sentence what was linked."""
+    n, frames, counts = len(tracks), tracks["frame"].nunique(), events["kind"].value_counts()
+    if frames < 2:
+        return f"{f'One frame with {n} objects' if n else 'No objects'}: there is nothing to link."
+    return (f"{n} objects in {frames} frames make {tracks['track_id'].nunique()} tracks, {counts.get('split', 0)} "
+            f"splits and {counts.get('merge', 0)} merges.")
 
 
 def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], dt_s: float, max_gap_frames: int,
