@@ -2,11 +2,11 @@
 
 from cellfm_nb.encoder.attention import Attention, cls_saliency
 from cellfm_nb.encoder.blocks import Block
-from cellfm_nb.encoder.patches import FilterStem, PatchStem, pad_to_patches
+from cellfm_nb.encoder.patches import FilterStem, PatchStem, blob_filters, filter_size, pad_to_patches
 from cellfm_nb.encoder.vit import Encoder, EncoderConfig, Tokens, vits8
 from cellfm_nb.encoder.weights import load_encoder, save_encoder
 
 __all__ = [
-    "Attention", "Block", "Encoder", "EncoderConfig", "FilterStem", "PatchStem", "Tokens", "cls_saliency",
-    "load_encoder", "pad_to_patches", "save_encoder", "vits8",
+    "Attention", "Block", "Encoder", "EncoderConfig", "FilterStem", "PatchStem", "Tokens", "blob_filters",
+    "cls_saliency", "filter_size", "load_encoder", "pad_to_patches", "save_encoder", "vits8",
 ]

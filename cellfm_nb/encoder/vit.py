@@ -20,8 +20,8 @@ class EncoderConfig:
     """Say what an encoder is made of; equal configurations have interchangeable weights.
 
     spacing_um: voxel size (z, y, x) it works on. patch: voxels of a token (z, y, x). width: channels D of a token.
-    stem: "dog", overlapping blob filters, or "patch", plain Conv3d patches. layer_scale: 1 for short runs, 1e-5 for
-    long ones. registers: extra learned tokens beside CLS (Darcet et al. 2024).
+    stem: "dog", overlapping blob filters; "conv", the same with random filters; "patch", plain Conv3d patches.
+    layer_scale: 1 for short runs, 1e-5 for long ones. registers: learned tokens beside CLS (Darcet et al. 2024).
     """
 
     spacing_um: tuple[float, float, float] = (0.25, 0.1, 0.1)
@@ -39,8 +39,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "spacing_um", tuple(float(s) for s in self.spacing_um))
         object.__setattr__(self, "patch", tuple(int(p) for p in self.patch))
-        if self.stem not in ("dog", "patch"):
-            raise InputError("unknown stem", where="EncoderConfig.stem", got=self.stem, expected="dog | patch")
+        if self.stem not in ("dog", "conv", "patch"):
+            raise InputError("unknown stem", where="EncoderConfig.stem", got=self.stem, expected="dog | conv | patch")
         if self.width % self.heads:
             raise InputError("width is not divisible by heads", where="EncoderConfig",
                              got=f"width {self.width}, heads {self.heads}", expected="width a multiple of heads")
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig | None = None, seed: int = 0) -> None:
         super().__init__()
         self.config = c = config or EncoderConfig()
-        self.stem = (FilterStem(c.width, c.patch, c.stem_channels, c.spacing_um) if c.stem == "dog"
+        self.stem = (FilterStem(c.width, c.patch, c.stem_channels, c.spacing_um) if c.stem != "patch"
                      else PatchStem(c.width, c.patch))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, c.width))
         self.register_tokens = nn.Parameter(torch.zeros(1, c.registers, c.width)) if c.registers else None
@@ -166,7 +166,8 @@ class Encoder(nn.Module):
             # a constant part in every token: the final LayerNorm then keeps how bright a patch is, not just its pattern
             self.stem.embed.bias.normal_(generator=generator)
             filters = self.stem.filters.weight  # (C, 1, kz, ky, kx)
-            bank = blob_filters(self.config.stem_channels, tuple(filters.shape[2:]), self.config.spacing_um)
-            filters[:len(bank)] = bank
+            if self.config.stem == "dog":
+                bank = blob_filters(self.config.stem_channels, tuple(filters.shape[2:]), self.config.spacing_um)
+                filters[:len(bank)] = bank
         else:
             nn.init.trunc_normal_(self.stem.mask_token, std=0.02, generator=generator)

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cellfm_nb.encoder import blob_filters, filter_size
+
+Triple = tuple[int, int, int]
+
 
 class PrototypeHead(nn.Module):
     """Score embeddings against K prototypes (DINO head, Caron et al. 2021), on a standardised batch.
@@ -41,12 +45,19 @@ def standardise(rows: Tensor) -> Tensor:
 
 
 class DenoiseHead(nn.Module):
-    """Predict a patch's voxels, averaged to a coarse grid, from its token."""
+    """Predict, from a patch's token, what a blob filter sees in another noisy copy of the patch.
 
-    def __init__(self, width: int, patch: tuple[int, int, int], generator: torch.Generator, side: int = 4) -> None:
+    The copy is looked at through one difference of Gaussians of about the size of the point-spread function, then
+    averaged to at most `side` cells along each axis: single voxels are mostly noise, and what is left of the
+    background is of no interest. A linear probe gained .015 at a signal-to-noise ratio of 4 over plain averages.
+    """
+
+    def __init__(self, width: int, patch: Triple, spacing_um: tuple[float, float, float], generator: torch.Generator,
+                 side: int = 4) -> None:
         super().__init__()
         self.patch = patch
         self.pool = tuple(p // side if p % side == 0 else 1 for p in patch)
+        self.register_buffer("blob", blob_filters(1, filter_size(spacing_um), spacing_um, sigmas_um=(0.12, 0.25)))
         cells = tuple(p // q for p, q in zip(patch, self.pool, strict=True))
         self.fc = nn.Linear(width, cells[0] * cells[1] * cells[2])
         with torch.no_grad():
@@ -58,8 +69,13 @@ class DenoiseHead(nn.Module):
         return self.fc(tokens.float())
 
     def target(self, volume: Tensor) -> Tensor:
-        """Cut volumes (B, 1, Z, Y, X), whole patches, into averaged patches (B, N, cells)."""
+        """Filter volumes (B, 1, Z, Y, X), whole patches, and average them to (B, N, cells)."""
+        response = F.conv3d(volume, self.blob, padding=[k // 2 for k in self.blob.shape[2:]])
+        return self.cells(response / 2)  # the copy's noise is about 2 and the filter keeps it
+
+    def cells(self, volume: Tensor) -> Tensor:
+        """Average volumes (B, 1, Z, Y, X) to cells and sort these by patch: (B, N, cells)."""
         coarse = F.avg_pool3d(volume, self.pool, stride=self.pool)[:, 0]  # (B, Z', Y', X')
         z, y, x = (p // q for p, q in zip(self.patch, self.pool, strict=True))
-        cells = coarse.unfold(1, z, z).unfold(2, y, y).unfold(3, x, x)  # (B, nz, ny, nx, z, y, x)
-        return cells.flatten(4).flatten(1, 3)
+        blocks = coarse.unfold(1, z, z).unfold(2, y, y).unfold(3, x, x)  # (B, nz, ny, nx, z, y, x)
+        return blocks.flatten(4).flatten(1, 3)

@@ -35,7 +35,8 @@ class StudentTeacher(nn.Module):
         super().__init__()
         self.student = Network(Encoder(config, seed=seed), s, seed)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
-        self.denoise_head = DenoiseHead(config.width, config.patch, torch_rng(seed, "denoise head"))
+        self.denoise_head = DenoiseHead(config.width, config.patch, config.spacing_um,
+                                        torch_rng(seed, "denoise head"))
         self.centring = s.centring
         self.register_buffer("cls_centre", torch.zeros(s.prototypes))
         self.register_buffer("patch_centre", torch.zeros(s.prototypes))

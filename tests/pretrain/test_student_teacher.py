@@ -79,15 +79,26 @@ def test_head_gives_cosines_of_a_standardised_batch():
 
 
 @pytest.mark.parametrize("patch", [(4, 8, 8), (8, 8, 8), (2, 7, 7)])
-def test_denoising_targets_are_averaged_patches_in_token_order(patch):
-    head = DenoiseHead(32, patch, torch_rng(0, "head"))
+def test_denoising_cells_stand_in_token_order(patch):
+    head = DenoiseHead(32, patch, (0.25, 0.1, 0.1), torch_rng(0, "head"))
     x = torch.randn(2, 1, *(2 * p for p in patch), generator=torch_rng(0, "x"))
-    target = head.target(x)
-    assert target.shape == (2, 8, head.fc.out_features)
+    cells = head.cells(x)
+    assert cells.shape == head.target(x).shape == (2, 8, head.fc.out_features)
     last = x[1, 0, patch[0]:, patch[1]:, patch[2]:]
-    assert target[1, 7].mean() == pytest.approx(last.mean().item(), abs=1e-5)
+    assert cells[1, 7].mean() == pytest.approx(last.mean().item(), abs=1e-5)
     first = last[:head.pool[0], :head.pool[1], :head.pool[2]]
-    assert target[1, 7, 0] == pytest.approx(first.mean().item(), abs=1e-5)
+    assert cells[1, 7, 0] == pytest.approx(first.mean().item(), abs=1e-5)
+
+
+def test_denoising_targets_ignore_the_background_and_see_a_spot():
+    head = DenoiseHead(32, (4, 8, 8), (0.25, 0.1, 0.1), torch_rng(0, "head"))
+    x = torch.zeros(1, 1, 16, 32, 32)
+    x[0, 0, 6, 12, 20] = 30.0
+    target, lifted = head.target(x), head.target(x + 5)
+    assert target[0].abs().sum(-1).argmax() == 1 * 16 + 1 * 4 + 2  # token (1, 1, 2)
+    inner = torch.zeros(4, 4, 4, dtype=torch.bool)
+    inner[1:3, 1:3, 1:3] = True
+    torch.testing.assert_close(target[0, inner.flatten()], lifted[0, inner.flatten()], atol=1e-4, rtol=0)
 
 
 def test_centring_moves_with_the_teacher():
