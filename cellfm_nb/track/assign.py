@@ -18,17 +18,26 @@ def assign(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np
     the sparse assignment always exists (the virtual source and sink of a min-cost flow); Jonker and Volgenant 1987.
     """
     good = np.flatnonzero(gain > 0)                                  # a loss is never part of the best assignment
+    alone = (np.bincount(a[good], minlength=n)[a[good]] == 1) & (np.bincount(b[good], minlength=m)[b[good]] == 1)
+    sure, good = good[alone], good[~alone]                           # nobody else wants either: no need to solve
     if not len(good):
-        return good
-    rows, cols = np.concatenate([a[good], np.arange(n)]), np.concatenate([b[good], m + np.arange(n)])
-    top = gain[good].max() + 1
-    cost = np.concatenate([top - gain[good], np.full(n, top)])       # > 0: a stored zero would be no edge
+        return sure
+    kept, row = np.unique(a[good], return_inverse=True)
+    pick = _assign(row, b[good], gain[good], len(kept), m)
+    return np.sort(np.concatenate([sure, good[pick[row] == b[good]]]))
+
+
+def _assign(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np.ndarray:
+    """Return the column of each row, (n,); from m on, the row stays single."""
+    rows, cols = np.concatenate([a, np.arange(n)]), np.concatenate([b, m + np.arange(n)])
+    top = gain.max() + 1
+    cost = np.concatenate([top - gain, np.full(n, top)])             # > 0: a stored zero would be no edge
     order = np.lexsort((cols, rows))
     start = np.searchsorted(rows[order], np.arange(n + 1))
     r, c = min_weight_full_bipartite_matching(csr_array((cost[order], cols[order], start), shape=(n, m + n)))
     pick = np.full(n, -1)
     pick[r] = c
-    return good[pick[a[good]] == b[good]]
+    return pick
 
 
 def confidence(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np.ndarray:

@@ -122,9 +122,12 @@ class Chains:
         wide = np.sqrt(s.velocity_um2 + s.step_um2 + s.event_um2.max() / 4)
         tree, k = cKDTree(self.x[heads] / wide), np.arange(1, min(NEIGHBOURS, len(heads)) + 1)
         wait = np.maximum(self.frame[heads[0]] - self.frame[tails], 1)[:, None]
-        near = [tree.query(place / wide, k=k)[1] for place in (self.x[tails], self.x[tails] + wait * v)]
+        ahead = np.flatnonzero((((wait * v) / wide) ** 2).sum(1) > 0.25)      # else it is the same place
         rows = np.arange(len(tails))[:, None] * len(heads)
-        a, b = np.divmod(np.unique(np.concatenate([rows + n for n in near], axis=1)), len(heads))
+        near = rows + tree.query(self.x[tails] / wide, k=k)[1]
+        there = rows[ahead] + tree.query((self.x[tails] + wait * v)[ahead] / wide, k=k)[1]
+        keys = np.sort(np.concatenate([near.ravel(), there.ravel()]))
+        a, b = np.divmod(keys[np.append(True, keys[1:] != keys[:-1])], len(heads))
         i, j = tails[a], heads[b]
         g = (self.frame[j] - self.frame[i])[:, None]
         move, reach = self.x[j] - self.x[i], g * wide

@@ -23,6 +23,7 @@ from cellfm_nb.track import (
     write_csv,
     write_ctc,
     write_geff,
+    write_linking,
     write_trackmate,
 )
 from cellfm_nb.track.link import Linking
@@ -42,6 +43,15 @@ def test_csv_reads_back_equal(linking: Linking, tmp_path: Path) -> None:
     write_csv(tmp_path / "events.csv", linking.events)
     pd.testing.assert_frame_equal(read_tracks(tmp_path / "tracks.csv"), linking.tracks, check_exact=True)
     pd.testing.assert_frame_equal(read_events(tmp_path / "events.csv"), linking.events, check_dtype=False)
+
+
+def test_linking_is_written_as_three_tables(scene: tuple, linking: Linking, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("tracks.csv", "events.csv", "scales.csv")]
+    scene[1].to_parquet(tmp_path / "objects.parquet")
+    write_linking(*paths, tmp_path / "objects.parquet", SPACING, 2.0, max_gap_frames=4)
+    pd.testing.assert_frame_equal(read_tracks(paths[0]), linking.tracks)
+    assert len(read_events(paths[1])) == len(linking.events)
+    assert {"quantity", "value", "unit"} == set(pd.read_csv(paths[2]).columns)
 
 
 def test_edges_are_links_and_events(linking: Linking) -> None:
