@@ -15,8 +15,8 @@ from cellfm_nb.segment.fit import Blobs, joint_fit, render, start_blobs
 from cellfm_nb.segment.threshold import DecoyLaw, fdr_threshold, fit_decoys, q_values
 
 OWN_SIZE = (0.3, 0.85)                                      # object sizes looked for, in units of the lateral PSF sigma
-BACKGROUND = (2.0, 3.0, 3.0)                                # its Gaussian, in units of the PSF sigma (z, y, x)
-SIGNIFICANT = 6.0                                           # light left out of the background, in z
+BACKGROUNDS = (3.0, 2.0)                                    # its Gaussian, in units of the PSF sigma
+MISFIT = ((0.7, 0.2), (1.6, 0.06), (2.2, 0.03))             # up to so many FWHM from a blob, this share of its score
 FLOOR = 2.5                                                 # maxima below this z are no candidates
 FWHM = 2.3548
 
@@ -63,23 +63,29 @@ def block_quantiles(volume: np.ndarray, block: np.ndarray, levels: Sequence[floa
     return [uniform_filter(level, 3, mode="nearest") for level in out]
 
 
-def score_map(volume: np.ndarray, spacing_um: Sequence[float], sigma_um: Sequence[float]) -> ScoreMap:
+def score_map(
+    volume: np.ndarray, spacing_um: Sequence[float], sigma_um: Sequence[float], model: np.ndarray | float = 0.0,
+    width: float = BACKGROUNDS[0],
+) -> ScoreMap:
     """Return the evidence map of a normalised volume for blobs of about the PSF's size.
 
-    Two rounds: the first finds what is bright, the second takes the local background without it. Only significant
-    light is masked, of either sign: masking weak maxima would lift the highest noise above the rest of the noise.
+    Parameters
+    ----------
+    volume, spacing_um, sigma_um : see `detect`.
+    model : what is already explained; it is taken away before the local background is measured.
+    width : standard deviation of the background's Gaussian, in PSF sigma.
+
+    Nothing is masked: background and filter are linear, so the sign-flipped volume has the same noise, and a bright
+    object's dark surround goes as soon as the object is in the model.
     """
     v, spacing = check_volume(volume, spacing_um)
     psf = np.asarray(sigma_um, float)
-    wide = np.maximum(np.array(BACKGROUND) * psf, 2 * spacing)
+    wide = np.maximum(width * np.array([0.7, 1.0, 1.0]) * psf, 2 * spacing)
     block = np.maximum(np.rint(12 * psf / spacing), 8).astype(int)
-    weight = np.ones_like(v)
-    for sizes in (OWN_SIZE[-1:], OWN_SIZE):
-        background = local_background(v, weight, spacing, wide)
-        maps = [standardise(matched_filter(v - background, spacing, np.sqrt(psf**2 + (s * psf[-1]) ** 2)), block)
-                for s in sizes]
-        bright = maximum_filter(np.abs(maps[0][0]), footprint_size(spacing, psf)) > SIGNIFICANT
-        weight = (~bright).astype(np.float32)
+    rest = v - model
+    background = local_background(rest, np.ones_like(rest), spacing, wide)
+    rest = rest - background
+    maps = [standardise(matched_filter(rest, spacing, np.sqrt(psf**2 + (s * psf[-1]) ** 2)), block) for s in OWN_SIZE]
     z = np.stack([m for m, _ in maps])
     return ScoreMap(z.max(0), (-z).max(0), z.argmax(0).astype(np.uint8), background,
                     float(np.mean([noise for _, noise in maps])))
@@ -128,27 +134,30 @@ def find_candidates(evidence: ScoreMap, size: tuple[int, ...]) -> Candidates:
                       evidence.scale[tuple(peak.T)], fit_decoys(evidence.flipped[tuple(decoy.T)], FLOOR))
 
 
-def second_look(
-    evidence: ScoreMap, volume: np.ndarray, found: Blobs, score: np.ndarray, spacing: np.ndarray, psf: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (positions, scores) of maxima in what the fitted blobs leave: objects a brighter neighbour hid.
+def discount(
+    candidates: Candidates, flipped: np.ndarray, found: Blobs, score: np.ndarray, unit: np.ndarray
+) -> np.ndarray:
+    """Return the candidates' scores, lowered near fitted blobs, where the residual also holds their misfit.
 
-    Close to a fitted blob the residual also holds its misfit: scores there are lowered by 6 % of the neighbour's
-    (within 1.6 FWHM) and by 2.5 more within .7 FWHM.
+    No PSF is quite Gaussian: a blob leaves a share of its score in its surround (`MISFIT`). An object that is no blob
+    at all leaves more, and of both signs: a candidate must also rise above the deepest trough near by. `flipped` is
+    the sign-flipped map; `unit` is one FWHM in voxels.
     """
-    residual = volume - evidence.background - render(found, volume.shape, spacing, psf)
-    eye = np.sqrt(psf**2 + (OWN_SIZE[0] * psf[-1]) ** 2)
-    z = matched_filter(residual, spacing, eye) / evidence.noise
-    peak = local_maxima(z, footprint_size(spacing, psf), FLOOR)
-    position, value = peak + parabolic_offset(z, peak), z[tuple(peak.T)].astype(float)
-    unit = FWHM * psf / spacing                                                   # voxels in one FWHM
-    tree = cKDTree(found.position / unit)
-    for row, (at, near) in enumerate(zip(position / unit, tree.query_ball_point(position / unit, 1.6), strict=True)):
-        if near:
-            distance = np.linalg.norm(found.position[near] / unit - at, axis=1)
-            value[row] -= 0.06 * score[near].max() + 2.5 * (distance.min() < 0.7)
-    known = tree.query(position / unit, k=1)[0] < 1.6                             # elsewhere the first look has decided
-    return position[known], value[known]
+    out = candidates.score.astype(float)
+    if not len(found) or not len(out):
+        return out
+    position = candidates.position
+    trough = maximum_filter(flipped, tuple(2 * int(np.ceil(0.8 * u)) + 1 for u in unit))
+    at = np.clip(np.rint(position).astype(int), 0, np.array(flipped.shape) - 1)
+    depth = np.maximum(trough[tuple(at.T)] - 3.5, 0)         # beyond what noise alone digs
+    near = cKDTree(found.position / unit).query_ball_point(position / unit, MISFIT[-1][0])
+    for row, neighbours in enumerate(near):
+        if neighbours:
+            distance = np.linalg.norm((found.position[neighbours] - position[row]) / unit, axis=1)
+            zone = np.searchsorted([reach for reach, _ in MISFIT], distance)
+            share = np.array([share for _, share in MISFIT])[zone]
+            out[row] -= (share * score[neighbours]).max() + depth[row] + 2.5 * (distance.min() < MISFIT[0][0])
+    return out
 
 
 def detect(
@@ -177,31 +186,36 @@ def detect(
 
         sigma_um = estimate_psf_sigma(v, spacing_um)
     psf = np.asarray(sigma_um, float)
-    evidence = score_map(v, spacing, psf)
-    candidates = find_candidates(evidence, footprint_size(spacing, psf))
-    threshold = fdr_threshold(candidates.score, candidates.law, fdr)
-    keep = candidates.score >= threshold
-    score, flat, noise = candidates.score[keep].astype(float), v - evidence.background, max(evidence.noise, 1.0)
-    own = (np.array(OWN_SIZE)[candidates.scale[keep]] * psf[-1]) ** 2
-    blobs = start_blobs(candidates.position[keep], score / eye_norm(own, spacing, psf), own)
-    blobs = joint_fit(flat, blobs, spacing, psf, noise)
-    for _ in range(looks - 1):
-        if not len(blobs):
-            break
-        position, value = second_look(evidence, v, blobs, score, spacing, psf)
+    size, unit = footprint_size(spacing, psf), FWHM * psf / spacing
+    blobs, score, model = start_blobs(np.zeros((0, 3)), np.zeros(0), 0.0), np.zeros(0), np.zeros_like(v)
+    width = choose_background(v, spacing, psf, fdr)
+    for _ in range(looks):
+        evidence = score_map(v, spacing, psf, model, width)
+        candidates = find_candidates(evidence, size)
+        value = discount(candidates, evidence.flipped, blobs, score, unit)
+        threshold = fdr_threshold(np.append(score, value), candidates.law, fdr)
         new = value >= threshold
-        more = start_blobs(position[new], value[new] / eye_norm(np.zeros(new.sum()), spacing, psf), 0.0)
-        blobs, score = joint_fit(flat, blobs.join(more), spacing, psf, noise), np.append(score, value[new])
-    q = score.copy()
-    if len(score):
-        q = np.interp(-score, *monotone(-candidates.score, q_values(candidates.score, candidates.law)))
+        own = (np.array(OWN_SIZE)[candidates.scale[new]] * psf[-1]) ** 2
+        more = start_blobs(candidates.position[new], value[new] / eye_norm(own, spacing, psf), own)
+        blobs, score = blobs.join(more), np.append(score, value[new])
+        flat = v - evidence.background
+        blobs = joint_fit(flat, blobs, spacing, psf, max(evidence.noise, 1.0))
+        model = render(blobs, v.shape, spacing, psf)
+    q = q_values(np.append(score, value[~new]), candidates.law)[: len(score)]
     return spots_table(blobs, score, candidates.law.p_value(score), q, spacing)
 
 
-def monotone(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (x, y) sorted by x, as `np.interp` wants them."""
-    order = np.argsort(x, kind="stable")
-    return x[order], y[order]
+def choose_background(volume: np.ndarray, spacing: np.ndarray, psf: np.ndarray, fdr: float) -> float:
+    """Return the width of the background with which most blobs are found at the stated false discovery rate.
+
+    A wide one keeps more of faint blobs in an even surround, a narrow one copes with rims and haze; decoys suffer
+    from an unsuited one just as the candidates do, so the counts at one rate can be compared.
+    """
+    count = {}
+    for width in BACKGROUNDS:
+        candidates = find_candidates(score_map(volume, spacing, psf, width=width), footprint_size(spacing, psf))
+        count[width] = (q_values(candidates.score, candidates.law) <= fdr).sum()
+    return max(count, key=count.get)
 
 
 def eye_norm(extra: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ def test_masks_follow_the_truth(scene):
     for own in (0.0, 0.1):
         volume, labels = scene(true, np.full(len(true), 12.0), own_um=own)
         score = score_instances([(segment(volume, scene), labels)])
-        assert score.ap[0.5] > 0.9 and score.matched_iou > 0.72
+        assert score.ap[0.5] > 0.85 and score.matched_iou > 0.72
 
 
 def test_labels_name_their_spots_and_far_background_changes_nothing(scene):
