@@ -188,14 +188,14 @@ class Workspace:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {type(value).__name__: {f.name: self._describe(getattr(value, f.name))
                                            for f in dataclasses.fields(value)}}
+        if hasattr(value, "to_csv"):
+            return {"table": list(map(str, value.columns)),
+                    "id": hashlib.sha256(value.to_csv(index=False).encode()).hexdigest()}
         if hasattr(value, "__array__") and hasattr(value, "shape") and value.shape != ():
             import numpy as np
 
             array = np.ascontiguousarray(value)
             return {"array": [list(array.shape), str(array.dtype)], "id": hashlib.sha256(array.tobytes()).hexdigest()}
-        if hasattr(value, "to_csv"):
-            return {"table": list(map(str, value.columns)),
-                    "id": hashlib.sha256(value.to_csv(index=False).encode()).hexdigest()}
         if callable(value):
             return {"function": f"{value.__module__}.{value.__qualname__}", "code": code_digest(value.__module__)}
         if isinstance(value, dict):

@@ -5,6 +5,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cellfm_nb import workspace as files
@@ -88,6 +89,8 @@ def test_arrays_and_dataclasses_count_by_value(ws):
     assert describe(np.arange(3)) == describe(np.arange(3)) != describe(np.arange(3) + 1)
     assert describe(np.arange(3)) != describe(np.arange(3.0))
     assert describe(Options()) == describe(Options(3)) != describe(Options(4))
+    words = pd.DataFrame({"name": ["a", "bc"], "n": [1, 2]})  # object columns hold pointers, which change
+    assert describe(words) == describe(words.copy(deep=True)) != describe(words.assign(n=3))
     json.dumps([describe(np.ones((2, 2))), describe(Options()), describe(write_text), describe(np.float32(1))])
 
 

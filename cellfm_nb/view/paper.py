@@ -116,7 +116,8 @@ def msd(tables: dict[str, pd.DataFrame]) -> Picture:
 @rc_context(STYLE)
 def losses(log: pd.DataFrame, x: str = "step") -> Picture:
     """Draw what a training log says of losses and health, one small panel each (their units differ)."""
-    names = [c for c in log.columns if c not in (x, "seconds", "lr", "grad_norm") and np.isfinite(pd.to_numeric(log[c], errors="coerce")).any()]
+    names = [c for c in log.columns if c not in (x, "seconds", "lr", "grad_norm")
+             and np.isfinite(pd.to_numeric(log[c], errors="coerce")).any()]
     names = [c for c in names if pd.to_numeric(log[c], errors="coerce").nunique() > 1][:9]
     if x not in log or not names:
         fig = picture(height_in=1.5)

@@ -2,7 +2,8 @@ import os
 from pathlib import Path
 
 import pytest
-from twin import puncta
+
+from .twin import puncta
 
 
 @pytest.fixture(scope="session")

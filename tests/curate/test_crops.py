@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from twin import puncta
 
 from cellfm_nb.curate import choose_crops, fit_noise, fitting_crop, normalize, signal_fraction, signal_mask
 from cellfm_nb.errors import InputError
+
+from .twin import puncta
 
 CROP = (12, 24, 24)
 METHODS = ("content", "kmeans", "random")

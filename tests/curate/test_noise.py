@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from twin import puncta
 
 from cellfm_nb.curate import deskew, fit_movie_noise, fit_noise
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
+
+from .twin import puncta
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.0, 2.0])

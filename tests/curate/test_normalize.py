@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 from scipy import ndimage
-from twin import puncta
 
 from cellfm_nb.curate import deskew, fit_noise, histogram_normalize, normalize, normalized_frame
 from cellfm_nb.curate.background import background_spread, flat_fill, running_median
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
+
+from .twin import puncta
 
 SPACING = (0.25, 0.1, 0.1)
 QUANTILES = np.array([0.1, 1, 5, 25, 50, 75, 95, 99, 99.9])

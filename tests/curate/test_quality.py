@@ -2,12 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import ndimage
-from twin import puncta
 
 from cellfm_nb.curate import accepted, quality_table, write_quality
 from cellfm_nb.curate.quality import COLUMNS
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
+
+from .twin import puncta
 
 SPACING = (0.25, 0.1, 0.1)
 T = 12

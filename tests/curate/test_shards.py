@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twin import puncta
 
 from cellfm_nb.curate import ShardIndex, read_shards, write_crops, write_quality, write_shards
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
+
+from .twin import puncta
 
 
 def samples(n=10):

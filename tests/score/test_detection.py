@@ -48,7 +48,7 @@ def test_matching_equals_brute_force(case):
 
 def test_greedy_pairing_would_lose_a_pair():
     found = np.array([[0, 0, 0.0], [0, 0, 0.9]])
-    true = np.array([[0, 0, 0.4], [0, 0, -0.6]])            # the nearest pair (0, 0) leaves found 1 within reach of none
+    true = np.array([[0, 0, 0.4], [0, 0, -0.6]])      # the nearest pair (0, 0) leaves found 1 alone
     assert greedy(found, true, 0.7) == 1
     assert len(match_points(found, true, 0.7).found) == 2
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import POSITION, SPACING, link_set
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import rng
 from cellfm_nb.track import default_radius_um, link_with
 from cellfm_nb.track.link import TRACK_COLUMNS
+
+from .conftest import POSITION, SPACING, link_set
 
 
 @pytest.mark.parametrize("name", ["ours", "trackpy", "trackpy adaptive", "hungarian", "laptrack"])

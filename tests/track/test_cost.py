@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import POSITION, table
-from test_link import brownian
 
 from cellfm_nb.seeds import rng
 from cellfm_nb.track.assign import assign
 from cellfm_nb.track.chains import Chains
 from cellfm_nb.track.cost import common_slope, link_gain, mutual_neighbours, start_end_logs
+
+from .conftest import POSITION, table
+from .test_link import brownian
 
 
 def chains_of(n: int = 40, frames: int = 12, step: float = 0.1) -> Chains:

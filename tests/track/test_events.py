@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SPACING, table
 
 from cellfm_nb.seeds import rng
 from cellfm_nb.track import link_objects
+
+from .conftest import SPACING, table
 
 
 def planted(masses: tuple[float, float], kind: str = "split", seed: int = 0) -> pd.DataFrame:

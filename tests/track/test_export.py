@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import tifffile
 import zarr
-from conftest import SPACING
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.track import (
@@ -27,6 +26,8 @@ from cellfm_nb.track import (
     write_trackmate,
 )
 from cellfm_nb.track.link import Linking
+
+from .conftest import SPACING
 
 SHAPE = (40, 144, 144)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import POSITION, SPACING, link_set, table
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.score.tracks import score_tracks
 from cellfm_nb.seeds import rng
 from cellfm_nb.track import link_objects, link_with
 from cellfm_nb.track.link import EVENT_COLUMNS, TRACK_COLUMNS
+
+from .conftest import POSITION, SPACING, link_set, table
 
 
 def brownian(n: int, frames: int, seed: int, size: float = 12.0, step: float = 0.1) -> dict[int, dict[int, tuple]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import POSITION
 
 from cellfm_nb.seeds import rng
 from cellfm_nb.track import diffusion, mean_squared_displacement, track_statistics
+
+from .conftest import POSITION
 
 
 def paths(kind: str, n: int = 200, frames: int = 30, dt: float = 2.0) -> pd.DataFrame:
