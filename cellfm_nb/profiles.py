@@ -37,7 +37,7 @@ class Curate:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """The encoder and its training."""
+    """The encoder and its training; the weights of the losses are those that teach in minutes (tiny) or in days."""
 
     width: int = 128
     depth: int = 3
@@ -50,9 +50,17 @@ class Pretrain:
     prototypes: int = 128
     global_shape: tuple[int, int, int] = (16, 32, 32)
     local_shape: tuple[int, int, int] = (8, 16, 16)
-    n_local: int = 4
+    n_local: int = 2
+    dino: float = 0.1
+    ibot: float = 0.3
+    koleo: float = 0.01
+    ema: float = 0.98
+    teacher_temp_start: float = 0.03
+    teacher_temp: float = 0.03
 
 
+LONG = {"n_local": 8, "dino": 1.0, "ibot": 1.0, "koleo": 0.1, "ema": 0.994, "teacher_temp_start": 0.04,
+        "teacher_temp": 0.07}  # as published for long runs
 TINY = {"movie": Movie(), "curate": Curate(), "pretrain": Pretrain()}
 PROFILES: dict[str, dict[str, Any]] = {
     "tiny": TINY,
@@ -60,13 +68,13 @@ PROFILES: dict[str, dict[str, Any]] = {
         "movie": Movie(n_frames=60, shape=(64, 256, 256), n_puncta=200),
         "curate": Curate(n_crops=4096),
         "pretrain": Pretrain(width=384, depth=6, heads=6, steps=20_000, batch=64, lr=1e-3, prototypes=4096,
-                             layer_scale=0.1, n_local=8),
+                             layer_scale=0.1, **LONG),
     },
     "full": {
         "movie": Movie(n_frames=100, shape=(96, 512, 512), n_puncta=600),
         "curate": Curate(crop_shape=(56, 144, 144), n_crops=180_000),
         "pretrain": Pretrain(width=384, depth=12, heads=6, steps=250_000, batch=336, lr=2.6e-4, prototypes=32_768,
-                             layer_scale=1e-5, global_shape=(56, 112, 112), local_shape=(24, 48, 48), n_local=8),
+                             layer_scale=1e-5, global_shape=(56, 112, 112), local_shape=(24, 48, 48), **LONG),
     },
 }  # fmt: skip
 
