@@ -96,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
             raise InputError("Malformed --set.", got=item, expected="NAME=VALUE", do="For example --set steps=20")
         overrides[name] = _value(text)
     books = notebooks.select(args.first, args.last)
-    notebooks.check_overrides(books, overrides)
+    notebooks.check_overrides(list(notebooks.listing().values()), overrides)
     spacing = list(parse_spacing(args.spacing)) if args.spacing else None
     dt = _positive(args.dt, "--dt") if args.dt else None
     movies = args.movie or [None]

@@ -23,10 +23,10 @@ from filelock import FileLock, Timeout
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from cellfm_nb import workspace as files
+from cellfm_nb import provenance
 from cellfm_nb.errors import InputError
 from cellfm_nb.progress import clock
-from cellfm_nb.workspace import Workspace
+from cellfm_nb.workspace import Workspace, resolve
 
 # Seconds each notebook took on two cores in the tiny profile: only used to guess the time left of a first run.
 TYPICAL_S = {"00": 5, "01": 15, "02": 20, "03": 130, "04": 20, "05": 20, "06": 40, "07": 50, "08": 15, "09": 20,
@@ -112,7 +112,7 @@ def run_notebooks(books: Sequence[Path], workspace: str | Path, *, profile: str 
             continue
         say(f"{head}: {left.text(index)} left")
         with ws._edit() as record:
-            record.setdefault("notebooks", {})[path.stem] = {"status": "running", "started": files.now()}
+            record.setdefault("notebooks", {})[path.stem] = {"status": "running", "started": provenance.now()}
         peak = _execute(ws, book, path, head, say)
         seconds = time.monotonic() - start
         left.done(path, seconds)
@@ -170,10 +170,10 @@ def _used(path: Path, given: dict[str, Any]) -> dict[str, Any]:
 def _key(ws: Workspace, book: Any, name: str) -> str:
     """Digest what decides a notebook's results: its source, the package's, and the artifacts it read last time."""
     package = Path(__file__).parent
-    code = [files.content_digest(p) for p in sorted(package.rglob("*.py"))]
+    code = [provenance.content_digest(p) for p in sorted(package.rglob("*.py"))]
     reads = ws._load().get("notebooks", {}).get(name, {}).get("reads", [])
     found = {r: ws.identity(r) if ws.has(r) else None for r in reads}
-    return files.digest([[c.source for c in book.cells], code, found])
+    return provenance.digest([[c.source for c in book.cells], code, found])
 
 
 def _unchanged(ws: Workspace, name: str, key: str) -> bool:
@@ -182,12 +182,12 @@ def _unchanged(ws: Workspace, name: str, key: str) -> bool:
     artifacts = record.get("artifacts", {})
     return (entry.get("status") == "done" and entry.get("key") == key
             and (ws.folder / "executed" / f"{name}.html").exists()
-            and all(ws.has(name) and files.signature(ws.path(name))[1] == artifacts[name]["stat"]
+            and all(ws.has(name) and provenance.signature(ws.path(name))[1] == artifacts[name]["stat"]
                     for name in entry.get("writes", [])))
 
 
 def _execute(ws: Workspace, book: Any, path: Path, head: str, say: Callable[[str], None]) -> float:
-    home = os.environ.get("CELLFM_HOME") or str(files.resolve("."))
+    home = os.environ.get("CELLFM_HOME") or str(resolve("."))
     env = {**os.environ, "CELLFM_NOTEBOOK": path.stem, "CELLFM_HOME": home, "CELLFM_HEADLESS": "1",
            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),  # spinning threads starve shared cores
            "PYTHONHASHSEED": "0"}

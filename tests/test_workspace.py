@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellfm_nb import workspace as files
+from cellfm_nb import provenance as files
 from cellfm_nb.errors import InputError
 from cellfm_nb.workspace import Workspace
 

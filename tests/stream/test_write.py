@@ -13,6 +13,7 @@ import zarr
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie, write_frames
+from cellfm_nb.provenance import content_digest
 from cellfm_nb.seeds import rng
 from cellfm_nb.stream import (
     StreamingEncoder,
@@ -23,7 +24,6 @@ from cellfm_nb.stream import (
     write_features,
     write_pca,
 )
-from cellfm_nb.workspace import content_digest
 
 SPACING_UM = (0.3, 0.1, 0.1)
 CONFIG = EncoderConfig(spacing_um=SPACING_UM, width=16, depth=1, heads=2, stem_channels=4)
