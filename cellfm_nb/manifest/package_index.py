@@ -23,7 +23,6 @@ import requests
 from cellfm_nb.errors import Unreachable
 from cellfm_nb.progress import Progress
 
-DEFAULT_INDEX = "https://pypi.org/simple"  # pip's own default
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 ATTEMPTS = 3
 
@@ -66,12 +65,24 @@ def pip_config() -> PipConfig:
             found[key] = value
     config = PipConfig(find_links=found.get("find-links", "").split())
     if found.get("no-index", "false").lower() not in ("1", "true", "yes", "on"):
-        config.indexes = [found.get("index-url", DEFAULT_INDEX), *found.get("extra-index-url", "").split()]
+        first = found.get("index-url") or default_index()
+        config.indexes = [*([first] if first else []), *found.get("extra-index-url", "").split()]
     config.verify = found.get("cert") or True
     config.trusted_hosts = {host.split(":")[0] for host in found.get("trusted-host", "").split()}
     if proxy := found.get("proxy"):
         config.proxies = {"http": proxy, "https": proxy}
     return config
+
+
+def default_index() -> str | None:
+    """Return the index pip asks when none is configured, as its help states it; None where pip can't tell."""
+    try:
+        told = subprocess.run([sys.executable, "-m", "pip", "download", "--help"], capture_output=True, text=True,
+                              timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    stated = re.search(r"\(default\s+(https?://\S+?)\)", told)
+    return stated[1] if stated else None
 
 
 def download_artifact(package: str, artifact: str, to: Path, size: int | None = None, show: bool = True) -> None:
