@@ -169,8 +169,9 @@ def fetch(name: str, progress: bool = True) -> dict[str, Path]:
     if locate(name):
         return verify(name)
     if not entry.fetchable:
-        raise InputError("This dataset can't be fetched for you.", where=entry.source.get("page") or entry.source["url"],
-                         got=f"licence: {entry.licence}; no checksum is published", expected="a file with a sha256",
+        where = entry.source.get("page") or entry.source["url"]
+        raise InputError("This dataset can't be fetched for you.", where=where, got=f"licence: {entry.licence}; no checksum",
+                         expected="a file with a published sha256",
                          do=f"Get it there under its own conditions, and unpack it into {cache_folder() / name}.")
     folder = cache_folder()
     try:
@@ -231,7 +232,7 @@ def _download_files(entry: Dataset, folder: Path, progress: bool) -> None:
 
 
 def listing() -> pd.DataFrame:
-    """Return one row per dataset: name, MB, licence, whether it is on this machine, where from, if tried, what it is."""
+    """Return one row per dataset: name, MB, licence, whether it is here, its source and if it was tried, what it is."""
     import pandas as pd
 
     rows = [{"name": e.name, "MB": round(e.bytes / 1e6, 1) if e.bytes else None, "licence": e.licence,
