@@ -6,45 +6,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cellfm_nb.encoder.position import rotate
+
 
 class QKV(nn.Linear):
     """Map tokens to queries, keys and values of every head: one Linear D -> 3D.
 
-    Parameters: width, channels D of a token; heads, number of heads H, a divisor of D.
+    Parameters: width, channels D of a token; heads, number of heads H, a divisor of D; qk_norm, bring queries and keys
+    to one length per head, which bounds the logits in long runs (Dehghani et al. 2023).
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__(width, 3 * width)
         self.heads = heads
+        self.q_norm, self.k_norm = ((nn.RMSNorm(width // heads, eps=1e-6), nn.RMSNorm(width // heads, eps=1e-6))
+                                    if qk_norm else (nn.Identity(), nn.Identity()))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k, v, each (B, H, N, d) with d = D / H, of normalised tokens x (B, N, D)."""
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v, each (B, H, N, d) with d = D / H, of normalised tokens x (B, N, D).
+
+        angles (N, d / 2) turn queries and keys (see `position.rotate`); None leaves them.
+        """
         b, n, width = x.shape
         qkv = super().forward(x).view(b, n, 3, self.heads, width // self.heads)
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # three of (B, H, N, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # three of (B, H, N, d)
+        return rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles), v
 
 
 class Attention(nn.Module):
     """Mix tokens by scaled dot-product attention (Vaswani et al. 2017), through torch's own SDPA."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
-        self.qkv = QKV(width, heads)
+        self.qkv = QKV(width, heads, qk_norm)
         self.proj = nn.Linear(width, width)
 
-    def context(self, x: Tensor) -> Tensor:
+    def context(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
         """Return what each token gathers, before the projection: (B, N, D) for normalised tokens x (B, N, D)."""
-        q, k, v = self.qkv(x)
+        q, k, v = self.qkv(x, angles)
         return merge_heads(F.scaled_dot_product_attention(q, k, v))
 
     @torch.no_grad()
-    def saliency(self, x: Tensor) -> Tensor:
+    def saliency(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
         """Return the softmax attention probabilities of token 0 over all tokens: (B, H, N)."""
-        q, k, _ = self.qkv(x)
+        q, k, _ = self.qkv(x, angles)
         return cls_saliency(q[:, :, 0], k)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(self.context(x))
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        return self.proj(self.context(x, angles))
 
 
 def merge_heads(x: Tensor) -> Tensor:

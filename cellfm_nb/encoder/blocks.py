@@ -37,33 +37,51 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class SwiGlu(nn.Module):
+    """Transform each token by itself: Linear to two halves, one gates the other (Shazeer 2020), Linear.
+
+    fc1 holds the gate's rows first; hidden is the width of one half.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(gate) * value)
+
+
 class Block(nn.Module):
     """Apply attention and an MLP, each pre-normalised, scaled per channel and added (pre-norm ViT block).
 
     Parameters: width, D; heads, H; mlp_ratio, hidden width over D; layer_scale, first value of the per-channel gains
-    gamma1 and gamma2 (LayerScale, Touvron et al. 2021); drop_path, probability of skipping a branch while training.
-    `block(x)` equals `block.finish(x, block.attend(x))`.
+    gamma1 and gamma2 (LayerScale, Touvron et al. 2021); drop_path, probability of skipping a branch while training;
+    mlp, "gelu" or "swiglu", the second with two thirds of the hidden width, so with as many parameters; qk_norm, see
+    `QKV`. `block(x)` equals `block.finish(x, block.attend(x))`.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float = 1.0,
-                 drop_path: float = 0.0) -> None:
+                 drop_path: float = 0.0, mlp: str = "gelu", qk_norm: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, qk_norm)
         self.gamma1 = nn.Parameter(torch.full((width,), layer_scale))
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, int(mlp_ratio * width))
+        hidden = int(mlp_ratio * width)
+        self.mlp = SwiGlu(width, -(-2 * hidden // 24) * 8) if mlp == "swiglu" else Mlp(width, hidden)
         self.gamma2 = nn.Parameter(torch.full((width,), layer_scale))
         self.drop_path = DropPath(drop_path)
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
         """Return the context (B, N, D) that tokens x (B, N, D) gather from all tokens, before the projection."""
-        return self.attention.context(self.norm1(x))
+        return self.attention.context(self.norm1(x), angles)
 
     def finish(self, x: Tensor, context: Tensor) -> Tensor:
         """Add the projected context, then the MLP branch; acts on each token by itself. (B, N, D) -> (B, N, D)."""
         x = x + self.drop_path(self.gamma1 * self.attention.proj(context))
         return x + self.drop_path(self.gamma2 * self.mlp(self.norm2(x)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.finish(x, self.attend(x))
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        return self.finish(x, self.attend(x, angles))

@@ -1,4 +1,4 @@
-"""The encoder: a 3D vision transformer without positional encoding, for volumes of any size."""
+"""The encoder: a 3D vision transformer, by default without positional encoding, for volumes of any size."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cellfm_nb.encoder.blocks import Block
 from cellfm_nb.encoder.patches import FilterStem, PatchStem, blob_filters
+from cellfm_nb.encoder.position import KINDS, Position, head_width_fits, whole
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import torch_rng
 
@@ -22,6 +24,8 @@ class EncoderConfig:
     spacing_um: voxel size (z, y, x) it works on. patch: voxels of a token (z, y, x). width: channels D of a token.
     stem: "dog", overlapping blob filters; "conv", the same with random filters; "patch", plain Conv3d patches.
     layer_scale: 1 for short runs, 1e-5 for long ones. registers: learned tokens beside CLS (Darcet et al. 2024).
+    position: "none" | "sincos" | "learned" | "rope", see `Position`; position_grid, tokens of the learned code.
+    mlp: "gelu" | "swiglu"; qk_norm: queries and keys of one length.
     """
 
     spacing_um: tuple[float, float, float] = (0.25, 0.1, 0.1)
@@ -35,15 +39,25 @@ class EncoderConfig:
     layer_scale: float = 1.0
     drop_path: float = 0.0
     registers: int = 0
+    position: str = "none"
+    position_grid: tuple[int, int, int] = (4, 4, 4)
+    mlp: str = "gelu"
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "spacing_um", tuple(float(s) for s in self.spacing_um))
         object.__setattr__(self, "patch", tuple(int(p) for p in self.patch))
-        if self.stem not in ("dog", "conv", "patch"):
-            raise InputError("unknown stem", where="EncoderConfig.stem", got=self.stem, expected="dog | conv | patch")
+        object.__setattr__(self, "position_grid", tuple(int(n) for n in self.position_grid))
+        for name, known in (("stem", ("dog", "conv", "patch")), ("position", KINDS), ("mlp", ("gelu", "swiglu"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"unknown {name}", where=f"EncoderConfig.{name}", got=getattr(self, name),
+                                 expected=" | ".join(known))
         if self.width % self.heads:
             raise InputError("width is not divisible by heads", where="EncoderConfig",
                              got=f"width {self.width}, heads {self.heads}", expected="width a multiple of heads")
+        if not head_width_fits(self.position, self.width // self.heads):
+            raise InputError("a head is too narrow for rotations in 3D", where="EncoderConfig",
+                             got=f"{self.width // self.heads} channels", expected="an even number, at least 6")
         if len(self.patch) != 3 or len(self.spacing_um) != 3 or min(self.patch) < 1 or min(self.spacing_um) <= 0:
             raise InputError("patch and spacing need three positive numbers (z, y, x)", where="EncoderConfig",
                              got=f"patch {self.patch}, spacing_um {self.spacing_um}")
@@ -82,9 +96,11 @@ class Encoder(nn.Module):
                      else PatchStem(c.width, c.patch))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, c.width))
         self.register_tokens = nn.Parameter(torch.zeros(1, c.registers, c.width)) if c.registers else None
-        self.blocks = nn.ModuleList(Block(c.width, c.heads, c.mlp_ratio, c.layer_scale, c.drop_path)
+        self.position = Position(c.position, c.width, c.width // c.heads, c.position_grid)
+        self.blocks = nn.ModuleList(Block(c.width, c.heads, c.mlp_ratio, c.layer_scale, c.drop_path, c.mlp, c.qk_norm)
                                     for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width, eps=1e-6)
+        self.checkpointing = False  # True: activations of a block are made again in the backward pass, not kept
         self._initialise(torch_rng(seed, "encoder"))
 
     @property
@@ -98,7 +114,7 @@ class Encoder(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[int, int, int]]:
-        """Turn voxels into tokens, before any attention.
+        """Turn voxels into tokens, before any attention and without their place.
 
         Parameters: x (B, 1, Z, Y, X), normalised, any size; mask (B, N) bool, True hides a token's voxels.
         Returns: tokens (B, N, D) and their grid (z, y, x) = ceil(size / patch).
@@ -117,11 +133,16 @@ class Encoder(nn.Module):
         """Encode x (B, 1, Z, Y, X), float32, normalised; see `embed` for the mask and `Tokens` for the result."""
         patches, grid = self.embed(x, mask)
         first = 1 + self.config.registers
+        if (code := self.position.added(whole(grid), grid)) is not None:
+            patches = patches + code.flatten(0, 2).to(patches.dtype)
         x = torch.cat([self.prefix(len(patches)).to(patches.dtype), patches], dim=1)  # (B, first + N, D)
+        angles = self.position.angles(0, x.shape[1], grid, first)
         for block in self.blocks:
-            before, x = x, block(x)
+            before = x
+            x = (checkpoint(block, x, angles, use_reentrant=False) if self.checkpointing and self.training
+                 else block(x, angles))
         last = self.blocks[-1]
-        saliency = last.attention.saliency(last.norm1(before.detach()))[:, :, first:]  # (B, H, N)
+        saliency = last.attention.saliency(last.norm1(before.detach()), angles)[:, :, first:]  # (B, H, N)
         x = self.norm(x)
         return Tokens(x[:, 0], x[:, first:], saliency, grid)
 
@@ -157,6 +178,8 @@ class Encoder(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
                 module.bias.zero_()
         self.cls_token.normal_(std=0.02, generator=generator)
+        if self.position.code is not None:
+            self.position.code.normal_(std=0.02, generator=generator)
         if self.register_tokens is not None:
             self.register_tokens.normal_(std=0.02, generator=generator)
         if isinstance(self.stem, FilterStem):

@@ -61,7 +61,7 @@ def parameter_groups(model: nn.Module, filter_lr: float = 1.0) -> list[dict]:
     for name, p in model.named_parameters():
         if p.requires_grad:
             is_filter = ".stem.filters." in name
-            decay = p.squeeze().dim() >= 2 and not name.endswith("_tokens") and not is_filter
+            decay = p.squeeze().dim() >= 2 and not name.endswith(("_tokens", "position.code")) and not is_filter
             scale = filter_lr if is_filter else 1.0
             group = groups.setdefault((decay, scale), {"params": [], "names": [], "decay": decay, "scale": scale})
             group["params"].append(p)

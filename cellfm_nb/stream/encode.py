@@ -89,14 +89,14 @@ class StreamingEncoder:
                     bar.step(tokens.shape[:3].numel())
             for block in blocks:
                 for start, stop in _spans(x.rows, how.blocks[0]):
-                    _, keys, values = self._qkv(block, x.read(start, stop))
+                    _, keys, values = self._qkv(block, x, start, stop, how)
                     k.write(start, _rows(keys))
                     v.write(start, _rows(values))
                 if block is blocks[-1]:
                     saliency = self._saliency(block, x, k, how)[first:]  # N, H
                 for start, stop in _spans(x.rows, how.blocks[0]):
                     rows = x.read(start, stop)[None]  # 1, n, D
-                    q, _, _ = self._qkv(block, rows[0])
+                    q, _, _ = self._qkv(block, x, start, stop, how)
                     # keys and values of this block are all stored, so the tokens can be replaced in place
                     x.write(start, block.finish(rows, _rows(self._attend(q, k, v, how))[None])[0])
                     if bar:
@@ -123,12 +123,15 @@ class StreamingEncoder:
                                  expected="finite, normalised intensities", do="normalise it with notebook 02 first")
             tokens, grid = self.encoder.embed(torch.from_numpy(voxels).to(self.device, self.dtype)[None, None])
             inner = tuple(slice(a - m // p, b - m // p) for a, b, m, p in zip(corner, stop, low, patch, strict=True))
-            yield (tuple(slice(a, b) for a, b in zip(corner, stop, strict=True)),
-                   tokens[0].reshape(*grid, -1)[inner])
+            where = tuple(slice(a, b) for a, b in zip(corner, stop, strict=True))
+            tokens = tokens[0].reshape(*grid, -1)[inner]
+            code = self.encoder.position.added(where, how.grid)
+            yield where, tokens if code is None else tokens + code.to(tokens.dtype)
 
-    def _qkv(self, block: Any, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k, v of rows (n, D), each (H, n, d)."""
-        return tuple(part[0] for part in block.attention.qkv(block.norm1(rows[None])))
+    def _qkv(self, block: Any, x: TokenStore, start: int, stop: int, how: Plan) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v of rows start to stop, each (H, n, d), at their place in the volume."""
+        angles = self.encoder.position.angles(start, stop, how.grid, 1 + self.encoder.config.registers)
+        return tuple(part[0] for part in block.attention.qkv(block.norm1(x.read(start, stop)[None]), angles))
 
     def _attend(self, q: Tensor, k: TokenStore, v: TokenStore, how: Plan) -> Tensor:
         """Return the context (H, n, d) of queries (H, n, d) over all stored keys and values."""
@@ -141,7 +144,7 @@ class StreamingEncoder:
 
     def _saliency(self, block: Any, x: TokenStore, k: TokenStore, how: Plan) -> Tensor:
         """Return the softmax attention of the CLS token over all rows, (rows, H) float32."""
-        q = self._qkv(block, x.read(0, 1))[0].float()  # H, 1, d
+        q = self._qkv(block, x, 0, 1, how)[0].float()  # H, 1, d
         logits = [(q @ _heads(k.read(a, b), q.shape[0]).float().transpose(1, 2))[:, 0] * q.shape[-1] ** -0.5
                   for a, b in _spans(k.rows, how.blocks[1])]
         return torch.cat(logits, dim=1).softmax(dim=1).T.contiguous()

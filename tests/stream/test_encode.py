@@ -7,6 +7,7 @@ import pytest
 import torch
 import zarr
 
+from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.errors import InputError
 from cellfm_nb.stream import encode
 from cellfm_nb.stream.encode import StreamingEncoder
@@ -44,6 +45,16 @@ def test_streamed_equals_dense(encoder, volume, way):
     assert features.patches.shape == (4, 5, 7, 32) and features.saliency.shape == (4, 5, 7, 4)
     assert features.patches.dtype == features.saliency.dtype == features.cls.dtype == np.float32
     assert largest_difference(features, encoder, volume) < 1e-5
+
+
+@pytest.mark.parametrize("changes", [dict(position="sincos"), dict(position="learned", registers=2), dict(mlp="swiglu"),
+                                     dict(position="rope", registers=2, qk_norm=True)], ids=str)
+def test_every_kind_of_encoder_streams(volume, monkeypatch, changes):
+    small_chunks(monkeypatch, 2_000)
+    other = Encoder(EncoderConfig(width=32, depth=2, heads=4, **changes), seed=1).eval()
+    for way in WAYS[:3]:
+        features = StreamingEncoder(other, **way).encode(volume, progress=False)
+        assert largest_difference(features, other, volume) < 1e-5
 
 
 @pytest.mark.parametrize("voxels", [1, 2_000, 9_000])
