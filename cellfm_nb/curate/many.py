@@ -92,7 +92,8 @@ def find_movies(path: str | Path) -> list[Path]:
     """List the movies a path stands for: itself, or those in a folder, by name.
 
     A folder whose TIFF names differ in numbers alone, and each of which holds one volume, is one movie of per-frame
-    stacks; any other folder is searched for movies: TIFF, OME-Zarr, CZI, ND2, and folders of stacks.
+    stacks; any other folder is searched for movies: TIFF, OME-Zarr, CZI, ND2, and folders of stacks. (One-volume
+    movies cell_1.tif, cell_2.tif look like frames: name the files instead of their folder.)
     Raises InputError when there is nothing.
     """
     path = Path(path)
