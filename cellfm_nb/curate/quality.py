@@ -51,6 +51,7 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0, qui
         noise = noise or fit_movie_noise(movie, c)
     except InputError:  # no frame is usable: the table says so, frame by frame
         noise = NoiseModel(0.0, 1.0, 0.0, "none")
+    noise_sd = max(float(noise.variance(noise.offset)), 1e-12) ** 0.5  # of the darkest background
     rows, before, projection = [], None, None
     for t in range(movie.n_frames) if quiet else track(range(movie.n_frames), "quality"):
         row = dict.fromkeys(COLUMNS, np.nan) | {"frame": t, "dropped": "", "by": "rule", "verdict": "accept",
@@ -62,10 +63,10 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0, qui
                 row["dropped"] = "missing"
             check_volume(volume, f"frame {t}")
             row["mean"] = float(volume.mean(dtype=np.float64))
-            row["light"] = (row["mean"] - noise.offset) / float(noise.variance(noise.offset)) ** 0.5
+            row["light"] = (row["mean"] - noise.offset) / noise_sd
             row["p1"], row["p50"], row["p999"] = (float(q) for q in np.percentile(volume, [1, 50, 99.9]))
             row["saturation"] = (np.count_nonzero(volume == volume.max()) - 1) / volume.size
-            row["empty_planes"] = empty_planes(volume, float(noise.variance(noise.offset)) ** 0.5)
+            row["empty_planes"] = empty_planes(volume, noise_sd)
             y = normalize(volume, noise, movie.spacing_um)
             smooth = ndimage.gaussian_filter(y, 1.0, truncate=3.0)
             centre, sd = background_spread(smooth)
@@ -96,15 +97,22 @@ def read_frame(movie: Movie, t: int, c: int) -> np.ndarray:
 
 
 def empty_planes(volume: np.ndarray, noise_sd: float) -> float:
-    """Return the share of planes (z) without light: constant, or darker than the planes around.
+    """Return the share of planes (z) without light: constant, or fallen away from the last plane with light.
 
-    Darker: the plane's median lies 3 noise s.d. of a voxel beneath the running median over 9 planes. A plane's median
-    is known far better than that, and neighbouring planes see the same out-of-focus light.
+    Fallen away: the plane's median lies more than 3 noise s.d. of a voxel beneath it, seen from above or from below.
+    A median is known far better than that, and out-of-focus light changes far less from one plane to the next.
     """
     level = np.median(volume.reshape(len(volume), -1), axis=1)
-    around = ndimage.median_filter(level, 9, mode="nearest")
-    constant = volume.min((1, 2)) == volume.max((1, 2))
-    return float((constant | (level < around - 3 * noise_sd)).mean())
+    empty = volume.min((1, 2)) == volume.max((1, 2))
+    constant = empty.copy()
+    for order in (range(len(level)), reversed(range(len(level)))):
+        lit = -np.inf
+        for z in order:
+            if level[z] < lit - 3 * noise_sd:
+                empty[z] = True
+            elif not constant[z]:
+                lit = level[z]
+    return float(empty.mean())
 
 
 def judge(table: pd.DataFrame) -> pd.DataFrame:
