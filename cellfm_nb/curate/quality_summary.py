@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-NOTHING = 3.1  # the snr of a volume that holds nothing but noise (see `quality_table`)
+from cellfm_nb.curate.quality import NOTHING
+
 SUMMARY = ["rank", "movie", "channel", "score", "frames", "accepted", "unsure", "rejected", "repeated", "missing",
            "snr", "saturation", "focus", "drift_px", "empty_planes", "half_life_s", "half_life_sd_s"]
 
@@ -23,15 +24,13 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
       snr, focus, drift_px: medians over frames not rejected, as defined in `quality_table`: snr is the 99.9 percentile
       above the background over the background's noise, after smoothing by one voxel, 3.1 where there is nothing;
       saturation, the worst frame's share of voxels; empty_planes, the mean share of planes without light;
-      half_life_s and its standard error: of the height of the 99.9 percentile above the median, NaN where no fading
-      can be told (faint movies seem to fade slower than they do: noise adds to the height, and fades less);
+      half_life_s and its standard error: of the signal's height, NaN where no fading can be told;
       score, share of accepted frames x log2(snr / 3.1): 0 is nothing to see or nothing to use, and every doubling of
       the signal counts one}.
     """
     good = table[table.verdict != "reject"]
     snr = float(good.snr.median()) if len(good) else np.nan
-    height = (good.p999 - good.p50).to_numpy(float)  # of what stands out: needs no dark level, which nobody measured
-    life, sd = half_life(good.frame.to_numpy(float) * (dt_s or 1.0), height)
+    life, sd = half_life(good.frame.to_numpy(float) * (dt_s or 1.0), good.height.to_numpy(float))
     count = table.verdict.value_counts()
     return {"movie": movie, "channel": channel, "frames": len(table), "accepted": int(count.get("accept", 0)),
             "unsure": int(count.get("unsure", 0)), "rejected": int(count.get("reject", 0)),

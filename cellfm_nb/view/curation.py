@@ -20,7 +20,7 @@ from cellfm_nb.movie import Movie
 from cellfm_nb.provenance import outside_digest
 from cellfm_nb.seeds import rng
 from cellfm_nb.view.canvas import caption, draw, image_grid, nothing
-from cellfm_nb.view.style import GREEN, STYLE, VERMILION, YELLOW, Picture, contrast, scale_bar
+from cellfm_nb.view.style import GREEN, STYLE, VERMILION, YELLOW, Picture, contrast, nice_length, scale_bar
 from cellfm_nb.view.where import headless
 
 COLOURS = {"accept": GREEN, "unsure": YELLOW, "reject": VERMILION}
@@ -198,7 +198,7 @@ def gallery_figure(movie: str | Path | Movie | Projections, quality: pd.DataFram
         ax.set_title(f"{row.frame}: {row.verdict}", fontsize=9)
         ax.set_xlabel(shorten(row.reason or f"snr {row.snr:.1f}"), fontsize=7)
     if spacing != (1.0, 1.0, 1.0):
-        scale_bar(axes[0])
+        scale_bar(axes[0], nice_length(2 * images[0].shape[1] * spacing[2]))  # a longer one: tiles are small
     count = quality.verdict.value_counts()
     told = ", ".join(f"{count.get(v, 0)} {v}" for v in VERDICTS)
     deciders = ", ".join(sorted({who for by in quality.by for who in str(by).split(", ")}))
@@ -227,5 +227,5 @@ def png(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def shorten(text: str, length: int = 34) -> str:
+def shorten(text: str, length: int = 24) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
