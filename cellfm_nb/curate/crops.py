@@ -14,12 +14,13 @@ from cellfm_nb.errors import InputError
 CELLS = 8  # a crop is this many cells wide in the grid the content-aware chooser works on
 METHODS = ("content", "kmeans", "random")
 COVERED = 0.5  # what is left of the worth of signal each time a crop covers it
+SHAKES = 4  # moves by up to half a cell, of which the one with the most signal is made
 TRIES = 256  # places tried for each further view of one place
 
 
 def choose_crops(normalized: np.ndarray, crop_shape: Sequence[int], n: int, method: str = "content",
                  rng: np.random.Generator | None = None, *, views_per_place: int = 1, min_overlap: float = 0.25,
-                 max_overlap: float = 0.75, richness: float = 0.7) -> pd.DataFrame:
+                 max_overlap: float = 0.75, richness: float = 0.5) -> pd.DataFrame:
     """Choose n boxes of one shape in a volume.
 
     Parameters: normalized (z,y,x), from `normalize`; crop_shape (z,y,x) voxels; n; method, how places are chosen:
@@ -126,9 +127,12 @@ def content_origins(mask: np.ndarray, crop: np.ndarray, n: int, rng: np.random.G
         worth[tuple(slice(b, b + w) for b, w in zip(best, width, strict=True))] *= COVERED
         sums = box_sums(worth, width)
         origins[i] = [c[b] for c, b in zip(corners, best, strict=True)]
-        shaken = np.clip(origins[i] + rng.integers(-(cell // 2), cell // 2 + 1), 0, room)
-        if filled(mask, shaken, crop) and not (apart and (overlap(shaken, origins[:i], crop) > max_overlap).any()):
-            origins[i] = shaken
+        shaken = np.clip(origins[i] + rng.integers(-(cell // 2), cell // 2 + 1, (SHAKES, 3)), 0, room)
+        held = box_means(mask, shaken, crop)
+        if apart:
+            held[overlap(origins[:i, None], shaken, crop).max(0, initial=0) > max_overlap] = 0
+        if held.max() > 0:
+            origins[i] = shaken[held.argmax()]
         z, y, x = (np.clip(1 - np.abs(c - o) / s, 0, 1) for c, o, s in zip(corners, origins[i], crop, strict=True))
         free &= z[:, None, None] * y[:, None] * x <= max_overlap
     return origins
@@ -142,7 +146,7 @@ def views_of(origin: np.ndarray, mask: np.ndarray, crop: np.ndarray, n: int, lea
     for _ in range(n - 1):
         reach = np.ceil((1 - least) * crop).astype(int)
         tried = np.clip(origin + rng.integers(-reach, reach + 1, (TRIES, 3)), 0, room)
-        shared = np.stack([overlap(view, tried, crop) for view in views])  # (views so far, tries)
+        shared = overlap(views[:, None], tried, crop)  # (views so far, tries)
         fits = tried[((shared >= least) & (shared <= most)).all(0)]
         found = next((o for o in fits if not has_signal or filled(mask, o, crop)), None)
         if found is None:
@@ -153,9 +157,9 @@ def views_of(origin: np.ndarray, mask: np.ndarray, crop: np.ndarray, n: int, lea
     return views
 
 
-def overlap(origin: np.ndarray, others: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """Return the share (n,) of its volume that a box has in common with each of n others of its shape."""
-    return np.clip(1 - np.abs(others - origin) / crop, 0, 1).prod(-1)
+def overlap(corners: np.ndarray, others: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """Return the share (...) of its volume that a box has in common with another, corners (..., 3), one shape."""
+    return np.clip(1 - np.abs(others - corners) / crop, 0, 1).prod(-1)
 
 
 def filled(mask: np.ndarray, origin: np.ndarray, crop: np.ndarray) -> bool:

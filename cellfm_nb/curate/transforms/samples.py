@@ -99,7 +99,7 @@ class ContentCropSamples(CropSamples):
     """
 
     def __init__(self, roi_size: Sequence[int], num_samples: int = 4, views_per_place: int = 1,
-                 min_overlap: float = 0.25, max_overlap: float = 0.75, richness: float = 0.7,
+                 min_overlap: float = 0.25, max_overlap: float = 0.75, richness: float = 0.5,
                  channel: int = 0) -> None:
         super().__init__(num_samples, channel)
         self.roi_size = tuple(roi_size)
