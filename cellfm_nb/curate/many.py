@@ -33,7 +33,7 @@ def curate_movies(paths: Sequence[str | Path], folder: str | Path, recipe: Recip
     Dask scheduler to join ("tcp://...": its workers must see the same files); without one, a cluster of `workers`
     processes on this machine, or this process alone when 0, with the same bytes; validation, share of the movies.
     Returns: the table written as movies.csv, one row per movie: name, path, status "done" | "unchanged" | "failed",
-    reason, frames, accepted, crops, seconds, folder.
+    reason (of those done: what a careful reader should know of the file), frames, accepted, crops, seconds, folder.
     Writes: a folder per movie (see `curate_movie`); index.json, a ShardIndex of all shards with the split by movie;
     quality.csv, movies and channels ranked; movies.csv. Killed at any moment, the same call goes on from the movies
     that are whole. Raises InputError when there is no movie, Unreachable when the scheduler does not answer.
@@ -172,23 +172,27 @@ def lost(path: Path, reason: str) -> dict[str, Any]:
 
 
 def curate_command(movies: Sequence[str | Path], to: str | Path, *, dask: str | None = None, workers: int = 2,
-                   spacing: str | Sequence[float] | None = None, dt: float | str | None = None, profile: str = "tiny",
-                   seed: int = 0, crop_shape: Sequence[int] | None = None, n_crops: int | None = None,
-                   validation: float = 0.1) -> int:
+                   spacing: str | Sequence[float] | None = None, dt: float | str | None = None,
+                   target: str | Sequence[float] | None = None, profile: str = "tiny", seed: int = 0,
+                   crop_shape: Sequence[int] | None = None, n_crops: int | None = None, validation: float = 0.1) -> int:
     """Do `cellfm curate MOVIE_OR_FOLDER... --to DIR`, and print what became of every movie.
 
+    Parameters: movies, files and folders (see `find_movies`); to, the folder of the data set; dask, the address of a
+    scheduler, else workers here; spacing (z,y,x) um and dt s, over what the files say; target (z,y,x) um, bring all
+    to it; profile, the size and number of the crops; seed; validation, share of the movies.
     Returns: the exit status: 0 when every movie is in the data set, 1 when some failed, 2 when all did.
     Raises InputError on bad options, Unreachable when the scheduler does not answer.
     """
     sizes = settings(profile, "curate", crop_shape=crop_shape, n_crops=n_crops)
     recipe = Recipe(tuple(sizes.crop_shape), sizes.n_crops, seed=seed,
-                    spacing_um=None if spacing is None else parse_spacing(spacing), dt_s=None if dt is None else
-                    parse_dt(dt))
+                    spacing_um=None if spacing is None else parse_spacing(spacing, "--spacing"),
+                    dt_s=None if dt is None else parse_dt(dt, "--dt"),
+                    target_um=None if target is None else parse_spacing(target, "--target"))
     paths = [found for movie in movies for found in find_movies(movie)]
     table = curate_movies(paths, to, recipe, address=dask, workers=workers, validation=validation)
-    failed = table[table.status == "failed"]
+    failed, told = table[table.status == "failed"], table[table.reason != ""]
     print(table.drop(columns=["path", "reason", "folder"]).to_string(index=False))
-    for name, reason in zip(failed.name, failed.reason, strict=True):
+    for name, reason in zip(told.name, told.reason, strict=True):
         print(f"{name}: {reason}")
     print(f"{len(table) - len(failed)} of {len(table)} movies, {table.crops[table.status != 'failed'].sum()} crops")
     return 0 if failed.empty else 2 if len(failed) == len(table) else 1

@@ -28,8 +28,8 @@ class Recipe:
     """What is done to every movie of a data set.
 
     crop_shape (z,y,x) voxels; n_crops per movie, over its channels; method as in `choose_crops`; seed; channels (None:
-    all); spacing_um (z,y,x), dt_s and axes, where the files do not say; target_um (z,y,x), resample to it (None: each
-    movie keeps its own spacing); max_bytes of a shard.
+    all); spacing_um (z,y,x), dt_s and axes, over what the files say (None: what they say); target_um (z,y,x), resample
+    to it (None: each movie keeps its own spacing); max_bytes of a shard.
     """
 
     crop_shape: tuple[int, int, int] = (24, 64, 64)
@@ -67,7 +67,8 @@ def curate_movie(path: str | Path, folder: str | Path, recipe: Recipe) -> dict[s
                     partial.mkdir()
                     write_curated(partial, Path(path), content, recipe, key)
             index = ShardIndex.load(target / "index.json")
-        row |= {k: index.about[k] for k in ("frames", "accepted")} | {"crops": len(index), "folder": target.name}
+        row |= {k: index.about[k] for k in ("frames", "accepted")} | {"crops": len(index), "folder": target.name,
+                                                                    "reason": "; ".join(index.about["notes"])}
     except InputError as error:
         row |= {"status": "failed", "reason": f"{error.what.rstrip('.')}: {error.got}. {error.do or ''}".strip()}
     except Exception as error:

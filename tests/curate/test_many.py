@@ -237,3 +237,11 @@ def test_what_a_folder_holds(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no movie"):
         find_movies(tmp_path / "empty")
+
+
+def test_spacing_given_and_target(movies, tmp_path, capsys):
+    status = curate_command([movies / "cell 0.ome.tif"], tmp_path / "set", workers=0, crop_shape=(8, 16, 16), n_crops=2,
+                            spacing="0.2,0.1,0.1", target="0.15,0.1,0.1")
+    assert status == 0 and "overrides the file's" in capsys.readouterr().out
+    _, told = ShardLoader(tmp_path / "set" / "index.json")[0]
+    assert told["spacing_um"] == pytest.approx([0.15, 0.1, 0.1], rel=0.1)
