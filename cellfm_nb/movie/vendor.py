@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.movie.axes import ORDER, Canonical
+from cellfm_nb.movie.axes import ORDER
 from cellfm_nb.movie.source import Planes, Source
 
 CZI_TYPES = {"Gray8": np.uint8, "Gray16": np.uint16, "Gray32Float": np.float32}
@@ -61,9 +61,8 @@ def read_nd2(path: Path) -> Source:
         return frame[c] if "C" in sizes else frame
 
     shape = tuple(sizes.get(axis, 1) for axis in ORDER.upper())
-    planes = Planes(shape, dtype, plane)
-    weakref.finalize(planes, file.close)
-    source.data = Canonical(planes, ORDER)
+    source.data = Planes(shape, dtype, plane)
+    weakref.finalize(source.data, file.close)
     return source
 
 
@@ -99,7 +98,7 @@ def read_czi(path: Path) -> Source:
         at = {"T": t + first["T"], "C": c + first["C"], "Z": z + first["Z"]}
         return file.read(plane=at, scene=scene, roi=tuple(area))[..., 0]
 
-    source.data = Canonical(Planes((t, c, z, area.h, area.w), CZI_TYPES[kinds[0]], plane), ORDER)
+    source.data = Planes((t, c, z, area.h, area.w), CZI_TYPES[kinds[0]], plane)
     return source
 
 
