@@ -74,8 +74,10 @@ def choose_crops(normalized: np.ndarray, crop_shape: Sequence[int], n: int, meth
 def signal_mask(normalized: np.ndarray, n_sd: float = 4.0) -> np.ndarray:
     """Mark signal: voxels more than n_sd above the background after smoothing by one voxel (bool (z,y,x))."""
     smooth = binomial(normalized)
-    inside = normalized != 0  # the fill of deskewed corners is 0 exactly
-    centre, sd = background_spread(smooth[inside] if inside.any() else smooth)
+    some = slice(None, None, max(1, smooth.size // 50_000) | 1)  # enough to know the spread to a percent
+    sample = smooth.ravel()[some]
+    inside = normalized.ravel()[some] != 0  # the fill of deskewed corners is 0 exactly
+    centre, sd = background_spread(sample[inside] if inside.any() else sample)
     return smooth > np.float32(centre + n_sd * max(sd, 1e-6))
 
 
@@ -110,12 +112,11 @@ def content_origins(mask: np.ndarray, crop: np.ndarray, n: int, rng: np.random.G
         return None
     cell = np.maximum(crop // CELLS, 1)
     room, width = np.array(mask.shape) - crop, crop // cell
-    signal = mask.view(np.uint8)  # counted in each cell
-    for axis in (2, 1, 0):
-        signal = np.add.reduceat(signal, np.arange(0, mask.shape[axis], cell[axis]), axis, dtype=np.int32)
+    grid = -(-np.array(mask.shape) // cell)
+    cells = np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape)) // cell[:, None]
+    signal = np.bincount(np.ravel_multi_index(cells, grid), minlength=grid.prod()).reshape(grid)  # voxels in each cell
     worth = signal.astype(float)
-    corners = [np.minimum(np.arange(m - w + 1) * c, r)
-               for m, w, c, r in zip(signal.shape, width, cell, room, strict=True)]
+    corners = [np.minimum(np.arange(m - w + 1) * c, r) for m, w, c, r in zip(grid, width, cell, room, strict=True)]
     sums = box_sums(worth, width)
     rich = (sums >= richness * sums.max()) & (sums > 0.5)
     free = rich.copy()  # rich, and sharing little with the boxes chosen
