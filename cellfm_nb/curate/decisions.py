@@ -108,6 +108,11 @@ class Decisions:
         last = {(d.reader, d.item): d for d in self.standing(reader)}
         return pd.DataFrame([astuple(d) for d in last.values()], columns=HEADER)
 
+    def of(self, digest: str, reader: str | None = None) -> pd.DataFrame:
+        """Return the last words on one movie (see `current`)."""
+        now = self.current(reader)
+        return now[now.digest == digest].reset_index(drop=True)
+
     def _write(self, decision: Decision) -> Decision:
         """Append a line, and come back when it is on the disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,22 +130,24 @@ class Decisions:
         return decision
 
 
-def apply_decisions(quality: pd.DataFrame, decisions: Decisions | str | Path, reader: str | None = None,
-                    movie: str | None = None, channel: int = 0) -> pd.DataFrame:
+def apply_decisions(quality: pd.DataFrame, decisions: Decisions | pd.DataFrame | str | Path,
+                    reader: str | None = None, movie: str | None = None, channel: int = 0) -> pd.DataFrame:
     """Put the readers' verdicts over the rule's.
 
-    Parameters: quality, from `quality_table`; decisions, or their file; reader, whose (None: all; where they
-    disagree the frame is "unsure" and the reason says who said what); movie, the digest of its content (None: the
-    file is of one movie); channel.
+    Parameters: quality, from `quality_table`; decisions, their file, or a table from `Decisions.current`; reader,
+    whose (None: all; where they disagree the frame is "unsure" and the reason says who said what); movie, the digest
+    of its content (None: the decisions are on one movie); channel.
     Returns: the table with verdict, by (the readers) and reason replaced where somebody decided; the rest is the
     rule's. Without any decision this is the rule alone.
     """
-    decisions = decisions if isinstance(decisions, Decisions) else Decisions(decisions)
-    said = decisions.current(reader)
-    said = said[(said.channel == channel) & ((said.digest == movie) if movie is not None else True)]
+    if isinstance(decisions, str | Path):
+        decisions = Decisions(decisions)
+    said = decisions.current() if isinstance(decisions, Decisions) else decisions
+    said = said[(said.channel == channel) & ((said.digest == movie) if movie is not None else True)
+                & ((said.reader == reader) if reader is not None else True)]
     if movie is None and said.digest.nunique() > 1:
-        raise InputError("These decisions are on several movies.", where=decisions.path.name,
-                         got=", ".join(sorted(set(said.movie))), expected="one movie", do="Give movie=, its digest.")
+        raise InputError("These decisions are on several movies.", got=", ".join(sorted(set(said.movie))),
+                         expected="one movie", do="Give movie=, its digest.")
     quality = quality.copy()
     by_frame = dict(tuple(said.groupby("frame")))
     for i in quality.index:

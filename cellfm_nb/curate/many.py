@@ -35,9 +35,13 @@ def curate_movies(paths: Sequence[str | Path], folder: str | Path, recipe: Recip
     Returns: the table written as movies.csv, one row per movie: name, path, status "done" | "unchanged" | "failed",
     reason (of those done: what a careful reader should know of the file), frames, accepted, crops, seconds, folder.
     Writes: a folder per movie (see `curate_movie`); index.json, a ShardIndex of all shards with the split by movie;
-    quality.csv, movies and channels ranked; movies.csv. Killed at any moment, the same call goes on from the movies
-    that are whole. Raises InputError when there is no movie, Unreachable when the scheduler does not answer.
+    quality.csv, movies and channels ranked; movies.csv. The readers' decisions.csv in the folder goes over the rule's
+    verdicts; movies it changes are made again. Killed at any moment, the same call goes on from the movies that are
+    whole. Raises InputError when there is no movie, Unreachable when the scheduler does not answer.
     """
+    if workers < 0:
+        raise InputError("That many workers can't be.", got=workers, expected="0 (this process) or more",
+                         do="Give one for each processor core.")
     folder, recipe = Path(folder).absolute(), recipe or Recipe()
     names = {Path(p).absolute(): str(p) for p in paths}  # given twice counts once
     if not names:

@@ -52,8 +52,8 @@ class Review:
     @property
     def said(self) -> dict[int, str]:
         """The reader's own verdicts, by frame."""
-        now = self.book.current(self.reader)
-        now = now[(now.digest == self.digest) & (now.channel == self.channel)]
+        now = self.book.of(self.digest, self.reader)
+        now = now[now.channel == self.channel]
         return dict(zip(now.frame.astype(int), now.verdict, strict=True))
 
     def shown(self, show: str | None = None) -> list[int]:

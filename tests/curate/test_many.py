@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellfm_nb.curate import many, many_task
+from cellfm_nb.curate import fit_movie_noise, many, many_task, normalized_frame
+from cellfm_nb.curate.decisions import Decisions
 from cellfm_nb.curate.loader import ShardLoader
 from cellfm_nb.curate.many import Recipe, curate_command, curate_movies, find_movies
 from cellfm_nb.curate.shards import ShardIndex
 from cellfm_nb.errors import InputError, Unreachable
 from cellfm_nb.movie import Movie
+from cellfm_nb.provenance import outside_digest
 
 from .twin import puncta
 
@@ -61,7 +63,7 @@ def test_one_bad_movie_is_reported_and_the_others_are_done(alone):
 
 
 def test_the_index_covers_every_crop_and_both_sides(alone):
-    """P4 over the merged data set, and P1: the voxels are those of the frame at the place the metadata says."""
+    """P4 over the merged data set."""
     folder, _ = alone
     loader = ShardLoader(folder / "index.json")
     keys = [loader[i][1]["key"] for r in range(3) for i in loader.order(0, r, 3)]
@@ -71,8 +73,31 @@ def test_the_index_covers_every_crop_and_both_sides(alone):
     assert sorted(train.keys + validation.keys) == sorted(keys)
     table = pd.read_csv(folder / "quality.csv")
     assert table["rank"].tolist() == [1, 2, 3, 4] and table.score.is_monotonic_decreasing
-    _, told = loader[0]
-    assert {"movie_sha256", "frame", "channel", "origin_px", "spacing_um"} <= set(told)
+
+
+def test_a_crop_is_found_again_in_its_movie(alone, movies):
+    """P1: digest, frame, channel, origin and spacing lead from the voxels back to the voxels."""
+    loader = ShardLoader(alone[0] / "index.json")
+    paths = {outside_digest(p): p for p in movies.iterdir()}
+    for i in (0, 9, 23):
+        crop, told = loader[i]
+        movie = Movie.open(paths[told["movie_sha256"]])
+        again, spacing = normalized_frame(movie, told["frame"], fit_movie_noise(movie), told["channel"])
+        place = tuple(slice(o, o + n) for o, n in zip(told["origin_px"], crop.shape, strict=True))
+        assert np.array_equal(again[place].astype(np.float16), crop) and list(spacing) == told["spacing_um"]
+
+
+def test_readers_decisions_change_the_data_set(tmp_path):
+    write_movie(tmp_path / "a.ome.tif", 1)
+    out, path = tmp_path / "set", tmp_path / "a.ome.tif"
+    for verdict, frames in ((None, {0, 1}), ("reject", {1})):
+        if verdict:
+            Decisions(out / "decisions.csv").decide("ann", "a", outside_digest(path), 0, verdict, "a bubble")
+            Decisions(out / "decisions.csv").decide("ann", "b", "e" * 64, 1, verdict)  # of another movie
+        assert curate_movies([path], out, RECIPE, workers=0).status[0] == "done"
+        loader = ShardLoader(out / "index.json")
+        assert {loader[i][1]["frame"] for i in range(len(loader))} == frames
+    assert curate_movies([path], out, RECIPE, workers=0).status[0] == "unchanged"
 
 
 def test_dask_loses_nothing_when_a_worker_is_killed(movies, alone, tmp_path):
@@ -208,6 +233,8 @@ def test_the_command(movies, tmp_path, capsys):
             curate_command([movies], tmp_path / "set", workers=0, **bad)
     with pytest.raises(InputError, match="no movie"):
         curate_movies([], tmp_path / "set")
+    with pytest.raises(InputError, match="workers"):
+        curate_movies([movies], tmp_path / "set", workers=-1)
 
 
 def test_a_scheduler_that_is_not_there_is_said(movies, tmp_path, monkeypatch):
