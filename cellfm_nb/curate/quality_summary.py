@@ -45,14 +45,14 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
 def half_life(t_s: np.ndarray, light: np.ndarray) -> tuple[float, float]:
     """Return the half-life (s) of a light that fades exponentially, and its standard error.
 
-    A least-squares line through the logarithm, error by propagation; (NaN, NaN) where the slope is not told from
-    zero by 3 standard errors, or there are fewer than five frames.
+    A least-squares line through the logarithm, error by propagation; (NaN, NaN) where it does not fall at p < 0.001,
+    or there are fewer than eight frames: frames near in time share their blinking, and a few seem to fade by chance.
     """
     usable = np.isfinite(light) & (light > 0)
-    if usable.sum() < 5:
+    if usable.sum() < 8:
         return np.nan, np.nan
     line = stats.linregress(t_s[usable], np.log(light[usable]))
-    if not line.slope < -3 * line.stderr:
+    if not (line.slope < 0 and line.pvalue < 1e-3):
         return np.nan, np.nan
     life = -np.log(2) / line.slope
     return float(life), float(life * line.stderr / -line.slope)

@@ -156,3 +156,12 @@ def test_frames_are_ranked_for_the_gallery(frames):
     best = ranked(table)
     assert best.frame.tolist()[-1] == 0 and best.frame.tolist()[-2] == 4
     assert best.snr[:-2].is_monotonic_decreasing
+
+
+def test_no_half_life_where_nothing_fades():
+    t, rng = np.arange(40.0), np.random.default_rng(0)
+    found = [half_life(t, 100 + rng.normal(0, 5, 40))[0] for _ in range(200)]
+    assert np.isnan(found).mean() > 0.99
+    life, sd = zip(*(half_life(t, 100 * 2 ** (-t / 30) * rng.lognormal(0, 0.05, 40)) for _ in range(200)), strict=True)
+    assert abs(np.mean(life) - 30) < 0.3 and np.std(life) == pytest.approx(np.mean(sd), rel=0.2)  # the error is honest
+    assert np.isnan(half_life(t[:5], 2 ** -t[:5])[0]) and np.isnan(half_life(t, np.full(40, np.nan))[0])
