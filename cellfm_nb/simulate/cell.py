@@ -122,9 +122,12 @@ class Cell:
         blur = [2 * s / h for s, h in zip(sigma_um, spacing_um, strict=True)]
         light = ndimage.gaussian_filter(light, blur, mode="nearest")
         coarse = rng(self.seed, "simulate", "texture").standard_normal([max(2, round(s / 1.2)) for s in self.size_um])
-        cloud = ndimage.zoom(coarse, [n / m for n, m in zip(shape, coarse.shape, strict=True)], order=3,
-                             output=np.float32, mode="nearest", grid_mode=True)
-        light *= 1 + 0.15 * np.clip(cloud, -3, 3)
+        cloud = coarse
+        for n in shape:  # axis by axis, each time the first: a cubic spline is a small matrix
+            m = len(cloud)
+            spline = ndimage.zoom(np.eye(m), (n / m, 1), order=3, mode="nearest", grid_mode=True)  # (n, m)
+            cloud = np.moveaxis(np.tensordot(spline, cloud, 1), 0, -1)
+        light *= 1 + 0.15 * np.clip(cloud.astype(np.float32), -3, 3)
         light *= np.linspace(1 - gradient / 2, 1 + gradient / 2, shape[1], dtype=np.float32)[:, None]
         return light / np.median(light[inside])
 
@@ -133,8 +136,10 @@ def _level(away: np.ndarray, axes: np.ndarray, phases: np.ndarray, wobble: float
     """Return the distance (n,) to an uneven ellipsoid around 0, first order, negative inside."""
     scaled = away / axes
     radius = np.maximum(np.linalg.norm(scaled, axis=-1), 1e-9)
-    angle = np.arctan2(scaled[:, 1], scaled[:, 2])
-    flat = np.hypot(scaled[:, 1], scaled[:, 2]) / radius  # 0 at the poles: the outline has no seam there
-    uneven = 1 + wobble * flat**3 * (np.sin(2 * angle + phases[0]) + np.sin(3 * angle + phases[1]))
+    uneven = 1.0
+    if wobble:
+        angle = np.arctan2(scaled[:, 1], scaled[:, 2])
+        flat = np.hypot(scaled[:, 1], scaled[:, 2]) / radius  # 0 at the poles: the outline has no seam there
+        uneven += wobble * flat**3 * (np.sin(2 * angle + phases[0]) + np.sin(3 * angle + phases[1]))
     slope = np.linalg.norm(scaled / axes, axis=-1) / radius
     return (radius - uneven) / np.maximum(slope, 1e-9)
