@@ -1,4 +1,7 @@
-"""Movies as files: a lazy (t, c, z, y, x) image that carries its spacing and interval; TIFF and OME-Zarr in and out."""
+"""Movies as files: a lazy (t, c, z, y, x) image with its spacing, interval and channel names, and who says so.
+
+TIFF and OME-Zarr in and out; folders of stacks, CZI and ND2 in.
+"""
 
 from cellfm_nb.movie.movie import Movie, import_movie, list_labels, open_labels, write_labels
 from cellfm_nb.movie.spacing import parse_dt, parse_spacing

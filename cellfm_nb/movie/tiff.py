@@ -76,7 +76,8 @@ def _open(path: Path) -> tuple[tifffile.TiffFile, tifffile.TiffPageSeries]:
         try:
             file = tifffile.TiffFile(path)
             series = file.series[0]
-            missing = any(page is None for page in series.pages)
+            # in one piece the data need no look at each page
+            missing = series.dataoffset is None and any(page is None for page in series.pages)
             needed = 0 if missing else _bytes_needed(series)
         except (tifffile.TiffFileError, OSError, IndexError, ValueError) as error:
             raise InputError("This file can't be read as TIFF.", where=path, got=str(error).split("\n")[0],

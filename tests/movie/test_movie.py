@@ -226,6 +226,9 @@ def test_truncated_tiff_is_refused_at_open(tmp_path, dialect, keep):
                          compression="zlib" if "zlib" in dialect else None)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
+    if dialect == "imagej" and keep >= 0.9:  # what is lost lists the pages after the first; each voxel is there
+        assert np.array_equal(Movie.open(path, SPACING).data[:, 0], array)
+        return
     with pytest.raises(InputError, match="cut short|can't be read") as error:
         Movie.open(path, SPACING)
     complete(error.value)
