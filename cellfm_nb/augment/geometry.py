@@ -100,13 +100,12 @@ class Placement:
             if self.scales is not None:
                 where = [w.round().long().clamp(0, n - 1) for w, n in zip(where, volumes.shape[2:], strict=True)]
             return volumes.movedim(1, -1)[sample, *where].movedim(-1, 2)  # (V, B, z, y, x, C) -> (V, B, C, z, y, x)
-        n_views, batch = self.starts.shape[:2]
-        grid = torch.stack([((2 * w + 1) / n - 1).expand(n_views, batch, *self.shape)  # grid_sample's -1 to 1,
-                            for w, n in zip(where[::-1], volumes.shape[:1:-1], strict=True)], -1)  # and its x, y, z
-        volumes = volumes.expand(n_views, *volumes.shape).flatten(0, 1)
-        views = F.grid_sample(volumes, grid.flatten(0, 1).to(volumes.dtype), padding_mode="border",
-                              align_corners=False)
-        return views.unflatten(0, (n_views, batch))
+        shape = (*self.starts.shape[:2], *self.shape)
+        grid = torch.stack([((2 * w + 1) / n - 1).expand(shape)  # grid_sample's -1 to 1, and its order x, y, z
+                            for w, n in zip(where[::-1], volumes.shape[:1:-1], strict=True)], -1)
+        fine = volumes if volumes.dtype == torch.float64 else volumes.float()
+        return torch.stack([F.grid_sample(fine, view.to(fine.dtype), padding_mode="border", align_corners=False)
+                            for view in grid]).to(volumes.dtype)
 
 
 def shared_fraction(a: Placement, i: int, b: Placement, j: int) -> Tensor:
@@ -130,9 +129,10 @@ def place_views(batch: int, volume: Triple, global_shape: Triple, local_shape: T
     Raises InputError when a view does not fit into the volume.
     """
     shapes, counts = (global_shape, local_shape), (n_global, n_local)
-    if n_global < 1 or not 0 < min_overlap <= 1:
+    if n_global < 1 or not 0 < min_overlap <= 1 or scale and not 0 < scale[0] <= scale[1]:
         raise InputError("No views can be placed so.", where="place_views", got=f"n_global {n_global}, min_overlap "
-                         f"{min_overlap}", expected="n_global >= 1, 0 < min_overlap <= 1", do="Correct them.")
+                         f"{min_overlap}, scale {scale}", expected="n_global >= 1, 0 < min_overlap <= 1, scale None or "
+                         "two rising numbers > 0", do="Correct them.")
     largest = scale[1] if scale else 1.0
     for shape in shapes if n_local else shapes[:1]:
         if any(n * (largest if axis else 1) > v for axis, (n, v) in enumerate(zip(shape, volume, strict=True))):
@@ -143,21 +143,10 @@ def place_views(batch: int, volume: Triple, global_shape: Triple, local_shape: T
     extents = [torch.tensor(shape, dtype=torch.float64).expand(n, batch, 3) if s is None else torch.tensor(shape) * s
                for shape, n, s in zip(shapes, counts, scales, strict=True)]
     keep = min_overlap ** (1 / 3)  # the share kept along each axis
-    starts = [torch.empty(n, batch, 3, dtype=torch.float64) for n in counts]
-    for axis in range(3):
-        placed: list[tuple[Tensor, Tensor]] = []  # (start, extent) of the global views of this axis so far
-        for group, sizes in zip(starts, extents, strict=True):
-            for rows in ([slice(i, i + 1) for i in range(n_global)] if group is starts[0] else [slice(0, n_local)]):
-                extent = sizes[rows, :, axis]
-                low, high = torch.zeros_like(extent), volume[axis] - extent
-                for at, size in placed:
-                    common = keep * torch.minimum(size, extent)
-                    low, high = torch.maximum(low, at + common - extent), torch.minimum(high, at + size - common)
-                start = group[rows, :, axis] = _between(low, high, scale is None, generator)
-                if group is starts[0]:
-                    placed.append((start, extent))
-    return tuple(_oriented(at if s is not None else at.long(), shape, s, generator)
-                 for at, shape, s in zip(starts, shapes, scales, strict=True))
+    along = [_starts(volume[axis], *(e[..., axis] for e in extents), keep, scale is None, generator)
+             for axis in range(3)]
+    starts = [torch.stack(group, -1) for group in zip(*along, strict=True)]  # global (n_global, B, 3), local
+    return tuple(_oriented(at, shape, s, generator) for at, shape, s in zip(starts, shapes, scales, strict=True))
 
 
 def place_crops(starts: Tensor, shape: Triple) -> Placement:
@@ -174,12 +163,25 @@ def _scales(limits: tuple[float, float] | None, n: int, batch: int, generator: t
     return torch.stack([torch.ones_like(in_plane), in_plane, in_plane], -1)
 
 
-def _between(low: Tensor, high: Tensor, whole: bool, generator: torch.Generator) -> Tensor:
-    u = torch.rand(low.shape, generator=generator, dtype=torch.float64)
-    if not whole:
-        return low + u * (high - low).clamp(min=0)
-    low, high = torch.ceil(low - 1e-9), torch.floor(high + 1e-9)
-    return low + torch.floor(u * (high - low + 1))
+def _starts(room: int, big: Tensor, small: Tensor, keep: float, whole: bool,
+            generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw starts along one axis: big (n_global, B) and small (n_local, B) are extents; whole, in whole voxels."""
+    placed: list[tuple[Tensor, Tensor]] = []  # (start, extent) of the global views so far
+
+    def draw(extent: Tensor) -> Tensor:
+        low, high = torch.zeros_like(extent), room - extent
+        for at, size in placed:
+            common = keep * torch.minimum(size, extent)
+            low, high = torch.maximum(low, at + common - extent), torch.minimum(high, at + size - common)
+        u = torch.rand(low.shape, generator=generator, dtype=torch.float64)
+        if not whole:
+            return low + u * (high - low).clamp(min=0)
+        low, high = torch.ceil(low - 1e-9), torch.floor(high + 1e-9)
+        return (low + torch.floor(u * (high - low + 1))).long()
+
+    for extent in big.split(1):
+        placed.append((draw(extent), extent))
+    return torch.cat([start for start, _ in placed]), draw(small)
 
 
 def _oriented(starts: Tensor, shape: Triple, scales: Tensor | None, generator: torch.Generator) -> Placement:

@@ -64,6 +64,13 @@ def test_scaled_views_map_too():  # N5; oracle: scipy
         assert at.scales[..., 1].std() > 0.03
 
 
+def test_half_precision_volumes_are_read_between_voxels_as_precisely():
+    volume = torch.rand(2, 1, *VOLUME, generator=torch_rng(0, "v"))
+    big, _ = placed(2, scale=SCALE)
+    assert big.cut(volume.half()).dtype == torch.float16
+    assert (big.cut(volume.half()).float() - big.cut(volume)).abs().max() < 2e-3
+
+
 def test_labels_keep_their_values_under_any_scale():
     labels = torch.randint(0, 7, (2, 2, *VOLUME), generator=torch_rng(0, "l"))
     big, _ = placed(2, scale=SCALE)
@@ -138,5 +145,6 @@ def test_bad_input():
     for shape, scale in (((25, 32, 32), None), ((16, 60, 60), SCALE)):
         with pytest.raises(InputError, match="larger than the volume"):
             place_views(1, VOLUME, shape, SMALL, 0, 0.3, torch_rng(0, "p"), scale=scale)
-    with pytest.raises(InputError, match="min_overlap 0"):
-        place_views(1, VOLUME, BIG, SMALL, 0, 0, torch_rng(0, "p"))
+    for least, scale in ((0, None), (0.3, (1.2, 0.8))):
+        with pytest.raises(InputError, match="placed so"):
+            place_views(1, VOLUME, BIG, SMALL, 0, least, torch_rng(0, "p"), scale=scale)

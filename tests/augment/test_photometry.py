@@ -1,10 +1,12 @@
 """Grey values (N3 of the reference): noise has the effect asked for, and none when it comes before scaling."""
 
+import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from cellfm_nb.augment import add_camera_noise, blur, change_contrast, place_views, recorrupt
+from cellfm_nb.augment.photometry import photons
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import torch_rng
 
@@ -41,6 +43,15 @@ def test_shot_noise_grows_with_the_light(level):  # N3: variance = gain * level 
     out = add_camera_noise(flat(level), (0.01, 0.01), (0.02, 0.02), torch_rng(0, "n"))
     assert out.var() == pytest.approx(0.01 * level + 0.02**2, rel=0.05)
     assert out.mean() == pytest.approx(level, abs=0.003)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 5.0, 15.9, 16.1, 400.0])
+def test_photons_are_poisson(rate):  # oracle: scipy
+    rates = torch.full((20_000,), rate, dtype=torch.float64)
+    counts = photons(rates, torch_rng(0, "p")).numpy()
+    u = torch.rand(20_000, generator=torch_rng(0, "p"), dtype=torch.float64).numpy()
+    away = np.abs(counts - stats.poisson.ppf(u, rate))
+    assert away.max() == 0 if rate < 16 else (away.max() <= 1 and away.mean() < 0.02)
 
 
 def test_every_view_has_its_own_draw():

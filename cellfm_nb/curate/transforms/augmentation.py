@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any
 
 from monai.config import KeysCollection
@@ -38,13 +40,9 @@ class Augmentd(Randomizable, MapTransform):
                 d |= self.augment(key, d[key], Generator().manual_seed(self.draw))
         return d
 
+    @abstractmethod
     def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
         """Return what goes into the dictionary for a key."""
-        return {key: lay(self.change(image.as_tensor(), image, generator), image)}
-
-    def change(self, voxels: Tensor, image: MetaTensor, generator: Generator) -> Tensor:
-        """Return changed grey values (C, Z, Y, X)."""
-        raise NotImplementedError
 
 
 class RandViewd(Augmentd):
@@ -85,17 +83,34 @@ class OverlappingViewsd(Augmentd):
                 for i, view in enumerate(cut_views(image, at))}
 
 
-class RandContrastd(Augmentd):
+class Photometricd(Augmentd):
+    """Augment grey values alone, by a function (voxels (C, Z, Y, X), generator=) -> voxels."""
+
+    def __init__(self, keys: KeysCollection, change: Callable[..., Tensor], prob: float = 1.0,
+                 allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, prob, allow_missing_keys)
+        self.change = change
+
+    def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
+        return {key: lay(self.change(image.as_tensor(), generator=generator), image)}
+
+
+class RandContrastd(Photometricd):
     """Change brightness and gamma (`augment.change_contrast`); images normalised."""
 
     def __init__(self, keys: KeysCollection, brightness: Range = (0.8, 1.25), gamma: Range = (0.9, 1.1),
                  pivot: float = 3.0, prob: float = 1.0, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, prob, allow_missing_keys)
-        self.rule = (brightness, gamma)
-        self.pivot = pivot
+        change = partial(augment.change_contrast, brightness=brightness, gamma=gamma, pivot=pivot)
+        super().__init__(keys, change, prob, allow_missing_keys)
 
-    def change(self, voxels: Tensor, image: MetaTensor, generator: Generator) -> Tensor:
-        return augment.change_contrast(voxels, *self.rule, generator, self.pivot)
+
+class RandCameraNoised(Photometricd):
+    """Add Poisson-Gaussian noise (`augment.add_camera_noise`); images normalised, so that it stays as asked for."""
+
+    def __init__(self, keys: KeysCollection, gain: Range = (0.0, 0.0), read_noise: Range = (0.5, 0.6),
+                 prob: float = 1.0, allow_missing_keys: bool = False) -> None:
+        change = partial(augment.add_camera_noise, gain=gain, read_noise=read_noise)
+        super().__init__(keys, change, prob, allow_missing_keys)
 
 
 class RandPsfBlurd(Augmentd):
@@ -109,21 +124,9 @@ class RandPsfBlurd(Augmentd):
         super().__init__(keys, prob, allow_missing_keys)
         self.sigma_um, self.spacing_um, self.elongation = sigma_um, spacing_um, elongation
 
-    def change(self, voxels: Tensor, image: MetaTensor, generator: Generator) -> Tensor:
+    def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
         spacing = self.spacing_um or tuple(image.affine[:3, :3].double().norm(dim=0).tolist())
-        return augment.blur(voxels, self.sigma_um, spacing, generator, self.elongation)
-
-
-class RandCameraNoised(Augmentd):
-    """Add Poisson-Gaussian noise (`augment.add_camera_noise`); images normalised, so that it stays as asked for."""
-
-    def __init__(self, keys: KeysCollection, gain: Range = (0.0, 0.0), read_noise: Range = (0.5, 0.6),
-                 prob: float = 1.0, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, prob, allow_missing_keys)
-        self.rule = (gain, read_noise)
-
-    def change(self, voxels: Tensor, image: MetaTensor, generator: Generator) -> Tensor:
-        return augment.add_camera_noise(voxels, *self.rule, generator)
+        return {key: lay(augment.blur(image.as_tensor(), self.sigma_um, spacing, generator, self.elongation), image)}
 
 
 class RandRecorruptd(Augmentd):

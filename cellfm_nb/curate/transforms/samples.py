@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -31,9 +32,9 @@ class CropSamples(Randomizable, Transform, MultiSampleTrait):
                              do="Ask for one.")
         self.num_samples, self.channel = num_samples, channel
 
+    @abstractmethod
     def boxes(self, volume: np.ndarray, rng: np.random.Generator) -> list[Box]:
         """Return where to cut a volume (Z, Y, X)."""
-        raise NotImplementedError
 
     def randomize(self, data: np.ndarray) -> None:
         """Choose the boxes for a volume (Z, Y, X), from this transform's random state."""
