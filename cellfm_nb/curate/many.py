@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from cellfm_nb.atomic import whole
-from cellfm_nb.curate.many_task import ROW, Recipe, curate_movie, movie_name
+from cellfm_nb.curate.many_run import run_here, run_on_dask
+from cellfm_nb.curate.many_task import ROW, Recipe
 from cellfm_nb.curate.quality import read_quality
 from cellfm_nb.curate.quality_summary import movie_quality, summarise
 from cellfm_nb.curate.shards import ShardIndex
 from cellfm_nb.curate.split import split_movies
-from cellfm_nb.errors import InputError, Unreachable
+from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie, parse_dt, parse_spacing
 from cellfm_nb.profiles import settings
 from cellfm_nb.progress import Progress
 
-FAILURES = 3  # workers a movie may lose before it is reported: a movie too large for them would kill them all
 SUFFIXES = (".tif", ".tiff", ".zarr", ".czi", ".nd2")
 
 
@@ -47,7 +46,7 @@ def curate_movies(paths: Sequence[str | Path], folder: str | Path, recipe: Recip
     if not names:
         raise InputError("There is no movie to curate.", got="none", expected="paths of movies", do="Check the paths.")
     folder.mkdir(parents=True, exist_ok=True)
-    run = _here if workers == 0 and address is None else _on_dask
+    run = run_here if workers == 0 and address is None else run_on_dask
     bar, rows = Progress(len(names), "movies"), {}
     for path, row in run(list(names), folder, recipe, address, workers):
         rows[path] = row | {"path": names[path]}
@@ -124,55 +123,6 @@ def _one_volume(tiffs: Sequence[Path]) -> bool:
         with contextlib.suppress(Exception):
             return Movie.open(tiff, (1, 1, 1)).shape[:2] == (1, 1)
     return False
-
-
-# where the tasks run
-
-
-def _here(paths: list[Path], folder: Path, recipe: Recipe, address: str | None, workers: int
-          ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in paths:
-        yield path, curate_movie(path, folder, recipe)
-
-
-def _on_dask(paths: list[Path], folder: Path, recipe: Recipe, address: str | None, workers: int
-             ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (path, row) as the movies are done; a task whose worker dies is run again by another."""
-    import dask
-    from dask.distributed import Client, KilledWorker, LocalCluster, as_completed
-
-    with contextlib.ExitStack() as open_:
-        if address is None:
-            open_.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}))
-            address = open_.enter_context(LocalCluster(
-                n_workers=min(workers, len(paths)), threads_per_worker=1, processes=True, host="127.0.0.1",
-                dashboard_address=None))
-        try:
-            client = open_.enter_context(Client(address, timeout=30))
-            client.wait_for_workers(1, timeout=60)
-        except (OSError, TimeoutError) as error:
-            raise Unreachable(f"No Dask worker at {address}: {str(error).splitlines()[0]}") from None
-        tasks = {client.submit(curate_movie, str(path), str(folder), recipe, key=f"{movie_name(path)}-{i}", pure=False):
-                 path for i, path in enumerate(paths)}
-        for future in as_completed(tasks):
-            path = tasks[future]
-            try:
-                row = future.result()
-            except KilledWorker:
-                row = lost(path, "every worker that tried it was killed (out of memory?)")
-            except Exception as error:  # cancelled, lost with the scheduler
-                row = lost(path, f"{type(error).__name__}: {error}")
-            future.release()  # or the scheduler would make it again when the worker that holds it dies
-            yield path, row
-
-
-def lost(path: Path, reason: str) -> dict[str, Any]:
-    """Return the row of a movie whose task came to no end of its own."""
-    return dict.fromkeys(ROW, "") | {"name": movie_name(path), "path": str(path), "status": "failed", "reason": reason,
-                                     "frames": 0, "accepted": 0, "crops": 0, "seconds": 0.0}
-
-
-# for the command
 
 
 def curate_command(movies: Sequence[str | Path], to: str | Path, *, dask: str | None = None, workers: int = 2,

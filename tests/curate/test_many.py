@@ -3,12 +3,13 @@
 import hashlib
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cellfm_nb.curate import fit_movie_noise, many, many_task, normalized_frame
+from cellfm_nb.curate import fit_movie_noise, many_run, many_task, normalized_frame
 from cellfm_nb.curate.decisions import Decisions
 from cellfm_nb.curate.loader import ShardLoader
 from cellfm_nb.curate.many import Recipe, curate_command, curate_movies, find_movies
@@ -151,7 +152,7 @@ def test_a_movie_that_kills_every_worker_is_reported(monkeypatch):
 
     monkeypatch.setattr("dask.distributed.Client", Client)
     monkeypatch.setattr("dask.distributed.as_completed", iter)
-    (_, row), = many._on_dask([many.Path("cell.tif")], many.Path("x"), RECIPE, "tcp://127.0.0.1:1", 1)
+    (_, row), = many_run.run_on_dask([Path("cell.tif")], Path("x"), RECIPE, "tcp://127.0.0.1:1", 1)
     assert row["status"] == "failed" and "killed" in row["reason"]
 
 
