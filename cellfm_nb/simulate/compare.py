@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie.spacing import parse_spacing
@@ -76,6 +76,8 @@ def compare_with_real(simulated: np.ndarray | Portrait, real: np.ndarray | Portr
     Returns: one row a measure: simulated, real (medians of what is distributed), distance, and what the distance is:
     log2 of the ratio, Wasserstein distance relative to the real median, or the rms log10 ratio of the spectra.
     """
+    from scipy.stats import wasserstein_distance  # slow to import
+
     ours, theirs = (p if isinstance(p, Portrait) else portrait(p, spacing_um, sigma_um) for p in (simulated, real))
     rows = []
     for name, unit, a, b in (
@@ -86,7 +88,7 @@ def compare_with_real(simulated: np.ndarray | Portrait, real: np.ndarray | Portr
         rows.append((name, unit, a, b, float(np.log2(a / b)) if a > 0 and b > 0 else np.nan, "log2 ratio"))
     for name, unit in (("peak", "counts"), ("width_z", "um"), ("width_y", "um"), ("width_x", "um")):
         a, b = ours.puncta[name], theirs.puncta[name]
-        far = stats.wasserstein_distance(a, b) / b.median() if len(a) and len(b) else np.nan
+        far = wasserstein_distance(a, b) / b.median() if len(a) and len(b) else np.nan
         rows.append((name, unit, a.median(), b.median(), far, "Wasserstein / real median"))
     ratio = np.log10(ours.spectrum["power"]) - np.log10(theirs.spectrum["power"])
     total = [p.spectrum["power"].mean() for p in (ours, theirs)]

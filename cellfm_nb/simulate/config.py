@@ -38,7 +38,7 @@ class SceneConfig:
     drift_um_s: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of stage or sample, z y x: everything moves, truth too
     # events
     split_rate_s: float = 0.005
-    merge_rate_s: float = 0.004
+    merge_rate_s: float = 0.004  # of setting out to meet the nearest; some do not arrive
     contact_um: float = 0.35  # two that are meant to meet fuse at this distance
     separation_um_s: float = 0.12  # speed of children leaving each other, and of partners approaching
     appear_rate_s: float = 0.0  # new puncta per second, for each one of the first frame

@@ -45,7 +45,7 @@ def simulate_movie(config: SceneConfig | None = None, psf: Psf | None = None, ca
 def write_simulated(movie_path: Path, truth_path: Path, config: SceneConfig | None = None,
                     psf: Psf | Path | None = None, camera: Camera | Path | None = None, seed: int = 0,
                     psf_spacing_um: tuple[float, float, float] = (0.1, 0.1, 0.1)) -> None:
-    """Write a simulated movie and its truth, one frame in memory at a time (a writer for `Workspace.make`).
+    """Write a simulated movie and its truth, a few frames in memory at a time (a writer for `Workspace.make`).
 
     Parameters: movie_path, the OME-Zarr to write; truth_path, the folder to write; config; psf, a Psf, or the TIFF of
     a bead with psf_spacing_um; camera, a Camera, or the TIFF of a raw stack to measure it on; None takes the
@@ -68,7 +68,7 @@ def write_simulated(movie_path: Path, truth_path: Path, config: SceneConfig | No
 def rendered(scene: Scene, workers: int | None = None) -> Iterator[tuple[np.ndarray, Sparse]]:
     """Yield every frame of a scene with its masks, in order, drawn by threads (numpy lets go of them while it draws).
 
-    Parameters: scene; workers, default one a core, at most 8: that many frames are in memory. Same bits for any.
+    Parameters: scene; workers, default one a core, at most 8: one frame more is in memory. Same bits for any.
     """
     workers = workers or min(os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(workers) as pool:
