@@ -87,7 +87,7 @@ def _open(path: Path) -> tuple[tifffile.TiffFile, tifffile.TiffPageSeries]:
     if said or missing or needed > size:
         got = f"{size} bytes of {needed}" if needed > size else f"{size} bytes; pages it lists are missing"
         raise InputError("This TIFF is cut short or damaged.", where=path, got=got, expected="a complete file",
-                         do="Copy it again and compare the sizes.")
+                         do="Copy it again and compare the sizes; if it is one file of a set, copy all of them.")
     return file, series
 
 

@@ -45,6 +45,26 @@ def test_of_several_series_the_first_is_used_and_said(tmp_path):
     assert "3 images; the first is used" in movie.notes[0] and movie.channel_names == ("dye 0",)
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_set_of_files_is_one_movie_and_a_missing_one_is_noticed(tmp_path, compression):
+    """OME-TIFF may spread a movie over files that name each other."""
+    ids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{t}" for t in range(2)]
+    parts = "".join(f'<TiffData FirstT="{t}" IFD="0" PlaneCount="6"><UUID FileName="{t}.ome.tif">{ids[t]}</UUID>'
+                    "</TiffData>" for t in range(2))
+    for t in range(2):
+        xml = f'''<?xml version="1.0" encoding="UTF-8"?>
+            <OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{ids[t]}"><Image ID="Image:0">
+            <Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16"
+            SizeX="50" SizeY="40" SizeZ="6" SizeC="1" SizeT="2">
+            <Channel ID="Channel:0:0" SamplesPerPixel="1"/>{parts}</Pixels></Image></OME>'''
+        tifffile.imwrite(tmp_path / f"{t}.ome.tif", ARRAY[t, 0].astype("uint16"), compression=compression,
+                         metadata=None, photometric="minisblack", description=xml.encode())
+    assert np.array_equal(Movie.open(tmp_path / "0.ome.tif", SPACING).data[:, 0], ARRAY[:2, 0])
+    (tmp_path / "1.ome.tif").unlink()
+    with pytest.raises(InputError, match="one file of a set"):
+        Movie.open(tmp_path / "0.ome.tif", SPACING)
+
+
 def test_channel_names_of_an_imagej_file_are_its_slice_labels(tmp_path):
     stack, labels = ARRAY.transpose(0, 2, 1, 3, 4).astype("uint16"), ["GFP", "mCherry"] * 18
     about = {"axes": "TZCYX", "spacing": 0.3, "unit": "um"}
@@ -103,6 +123,26 @@ def test_complaint_35_imagej_axes_and_spacing_come_with_their_source(tmp_path):
         assert back.spacing_um == pytest.approx(SPACING)
     with tifffile.TiffFile(tmp_path / "m.tif") as file:  # the wrong way: the tag read as a length
         assert file.pages[0].tags.valueof("XResolution")[0] != pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_complaint_35_imagej_out_and_in(tmp_path, dtype):
+    array = ARRAY.astype(dtype)
+    movie = Movie.from_array(array, "tczyx", spacing_um=SPACING, dt_s=2.5, channel_names=("GFP", "RFP"))
+    movie.save(tmp_path / "m.tif", imagej=True)
+    back = Movie.open(tmp_path / "m.tif")
+    assert np.array_equal(back.data[...], array) and back.spacing_um == pytest.approx(SPACING) and back.dt_s == 2.5
+    assert back.channel_names == ("GFP", "RFP") and back.spacing_source == "file: ImageJ tags"
+    with tifffile.TiffFile(tmp_path / "m.tif") as file:
+        about = file.imagej_metadata
+        assert (about["slices"], about["frames"], about["channels"], about["unit"]) == (6, 3, 2, "um")
+        assert np.array_equal(file.series[0].asarray(), array.transpose(0, 2, 1, 3, 4))
+    with pytest.raises(InputError, match="does not hold this kind of number"):
+        Movie.from_array(ARRAY.astype("int32"), "tczyx", spacing_um=SPACING).save(tmp_path / "n.tif", imagej=True)
+    huge = Movie.from_array(np.broadcast_to(np.uint8(0), (40, 10, 4000, 4000)), spacing_um=SPACING)
+    with pytest.raises(InputError, match="too large for ImageJ"):
+        huge.save(tmp_path / "n.tif", imagej=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.tif"]
 
 
 def test_guessed_and_given_axes_are_said(tmp_path):
