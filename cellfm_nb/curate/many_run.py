@@ -32,9 +32,10 @@ def run_on_dask(paths: list[Path], folder: Path, recipe: Recipe, address: str | 
 
     with contextlib.ExitStack() as open_:
         if address is None:
+            n = min(workers, len(paths))
             open_.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}))
-            address = open_.enter_context(LocalCluster(
-                n_workers=min(workers, len(paths)), threads_per_worker=1, processes=True, host="127.0.0.1",
+            address = open_.enter_context(LocalCluster(  # Dask's own memory limit is that of one core of the machine
+                n_workers=n, threads_per_worker=1, processes=True, memory_limit=1.0 / n, host="127.0.0.1",
                 dashboard_address=None))
         try:
             client = open_.enter_context(Client(address, timeout=30))

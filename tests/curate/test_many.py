@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellfm_nb.curate import fit_movie_noise, many_run, many_task, normalized_frame
+from cellfm_nb.curate import fit_movie_noise, many_run, many_task, normalized_frame, read_shards
 from cellfm_nb.curate.decisions import Decisions
 from cellfm_nb.curate.loader import ShardLoader
 from cellfm_nb.curate.many import Recipe, curate_command, curate_movies, find_movies
@@ -72,6 +72,10 @@ def test_the_index_covers_every_crop_and_both_sides(alone):
     train, validation = (loader.index.split(s) for s in ("train", "validation"))
     assert {s["movie"] for s in train.shards}.isdisjoint(s["movie"] for s in validation.shards)
     assert sorted(train.keys + validation.keys) == sorted(keys)
+    seen = [told["key"] for _, told in ShardLoader(train, folder).epoch(0)]
+    assert sorted(seen) == sorted(train.keys)
+    plain = [m["key"] for s in train.shards for _, m in read_shards(folder / s["name"], train)]
+    assert plain == train.keys  # the streaming reader knows a shard by its folder and name
     table = pd.read_csv(folder / "quality.csv")
     assert table["rank"].tolist() == [1, 2, 3, 4] and table.score.is_monotonic_decreasing
 
@@ -273,3 +277,22 @@ def test_spacing_given_and_target(movies, tmp_path, capsys):
     assert status == 0 and "overrides the file's" in capsys.readouterr().out
     _, told = ShardLoader(tmp_path / "set" / "index.json")[0]
     assert told["spacing_um"] == pytest.approx([0.15, 0.1, 0.1], rel=0.1)
+
+
+@pytest.mark.parametrize("kind, word", [("zeros", "rejected"), ("constant", "rejected"), ("nan", ""), ("plane", "2D"),
+                                        ("small", "crop"), ("absent", "no such file"), ("text", "TIFF")])
+def test_odd_movies_have_a_defined_outcome(tmp_path, kind, word):
+    """P6: skipped with a reason, or done without the bad frame; never an exception, never half a folder."""
+    good = np.stack([puncta((10, 40, 40), seed=s, n=12) for s in range(3)])
+    bad = good.astype(np.float32)
+    bad[1, 2, 3, 4] = np.nan
+    frames = {"zeros": good * 0, "constant": good * 0 + 7, "nan": bad, "plane": good[:, :1], "small": good[..., :12]}
+    path = tmp_path / f"{kind}.ome.tif"
+    if kind == "text":
+        path.write_text("not a movie")
+    elif kind != "absent":
+        Movie.from_array(frames[kind], spacing_um=SPACING).save(path)
+    row = many_task.curate_movie(path, tmp_path / "set", RECIPE)
+    assert (row["status"], row["accepted"]) == (("done", 2) if kind == "nan" else ("failed", 0)), row
+    assert word in row["reason"] and not list((tmp_path / "set").glob(".partial*"))
+    assert len([p for p in (tmp_path / "set").glob("*") if p.name[0] != "."]) == (kind == "nan")
