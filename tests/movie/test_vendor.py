@@ -59,6 +59,22 @@ def test_czi_is_read(tmp_path, dtype):
     assert np.array_equal(Movie.open(tmp_path / "m.ome.zarr").data[...], array)
 
 
+def test_of_several_scenes_the_first_is_used_and_said(tmp_path):
+    czi = pytest.importorskip("pylibCZIrw.czi", reason="pylibCZIrw is not installed: the extra `vendor`")
+    with czi.create_czi(str(tmp_path / "m.czi")) as file:
+        for scene in (1, 0):
+            for z in range(3):
+                file.write(ARRAY[scene, 0, z], plane={"Z": z}, scene=scene, location=(5 + 300 * scene, 7))
+        file.write_metadata("test", **SCALE)
+    with czi.create_czi(str(tmp_path / "n.czi")) as file:  # the second scene does not stand in for the first
+        for scene, z in ((0, 0), (0, 2), (1, 0), (1, 1), (1, 2)):
+            file.write(ARRAY[scene, 0, z], plane={"Z": z}, scene=scene, location=(300 * scene, 0))
+        file.write_metadata("test", **SCALE)
+    assert "1 missing: (0, 0, 1)" in refused(tmp_path / "n.czi", "Planes of this CZI are missing").got
+    movie = Movie.open(tmp_path / "m.czi")
+    assert np.array_equal(movie.data[:, 0], ARRAY[:1, 0]) and "2 scenes; the first is used" in movie.notes[0]
+
+
 def test_czi_without_a_scale_needs_the_spacing(tmp_path):
     write_czi(tmp_path / "m.czi")
     with pytest.raises(InputError, match="spacing is not in the file"):
