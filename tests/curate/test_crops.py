@@ -51,7 +51,7 @@ def test_content_crops_hold_the_signal(sparse):
 def test_signal_by_the_true_mask():
     """P3: a cell of 5% of the volume, half as many stray points around it, the truth hidden from all choosers."""
     held = {m: [] for m in METHODS}
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         _, volume, truth = scene(0.05, seed)
         for m in METHODS:
             boxes = choose_crops(volume, (24, 64, 64), 4 if m != "random" else 64, m, np.random.default_rng(seed))

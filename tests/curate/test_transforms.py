@@ -138,6 +138,13 @@ def test_hopeless_volumes_have_a_defined_outcome(name, case):  # P6
             SAMPLERS[name](3)(REFUSED[case][0])
 
 
+def test_big_endian_images_are_taken():
+    image = (100 * field()).clip(0).astype(">u2")
+    crop = T.KMeansSpatialCropSamples(ROI, 1).set_random_state(seed=0)(image)[0]
+    z, y, x = crop.meta["origin_px"]
+    assert np.array_equal(crop.as_tensor().numpy(), image[:, z:z + 8, y:y + 16, x:x + 16])
+
+
 def test_a_single_plane_can_be_cropped_by_plane_crops():  # P6
     crop = T.ContentCropSamples((1, 16, 16), 2).set_random_state(seed=0)(field()[:, 8:9])
     assert crop[0].shape == (1, 1, 16, 16)

@@ -22,8 +22,10 @@ def as_volume(image: Any, who: str) -> MetaTensor:
 
     MONAI 1.6.1: EnsureChannelFirst(channel_dim="no_channel") leaves spatial_ndim 2 on a volume, with which its own
     GaussianSmooth raises and its MedianSmooth silently filters another way. It is set right here.
-    Raises InputError for anything that is no finite-sized (C, Z, Y, X).
+    Raises InputError for anything that is not (C, Z, Y, X).
     """
+    if isinstance(image, np.ndarray):
+        image = image.astype(image.dtype.newbyteorder("="), copy=False)  # torch knows no big-endian numbers
     image = image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
     if image.ndim != 4 or 0 in image.shape:
         raise InputError("Not a volume with channels.", where=who, got=f"shape {tuple(image.shape)}",
