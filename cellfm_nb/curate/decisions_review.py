@@ -37,9 +37,9 @@ class Review:
     @property
     def said(self) -> dict[int, str]:
         """The reader's own verdicts, by frame."""
-        now = self.book.of(self.digest, self.reader)
-        now = now[now.channel == self.channel]
-        return dict(zip(now.frame.astype(int), now.verdict, strict=True))
+        last = self.book.of(self.digest, self.reader)
+        last = last[last.channel == self.channel]
+        return dict(zip(last.frame.astype(int), last.verdict, strict=True))
 
     def shown(self, show: str | None = None) -> list[int]:
         """Return the frames of a filter, in order: all; undecided by the reader; unsure to them (or to the rule)."""
