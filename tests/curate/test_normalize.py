@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from cellfm_nb.curate import deskew, fit_noise, histogram_normalize, normalize, normalized_frame
-from cellfm_nb.curate.background import background_spread, flat_fill, running_median
+from cellfm_nb.curate.background import background_spread, flat_fill, running_median, subtract_background
 from cellfm_nb.curate.stretch import SAMPLE, order_statistics, percentiles, stretch_limits
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
@@ -189,3 +189,18 @@ def test_odd_numbers_have_a_defined_outcome():
         histogram_normalize(np.arange(8.0).reshape(2, 2, 2), limits=(3, 3))
     assert histogram_normalize(np.arange(2.0).reshape(2, 1, 1)).ravel().tolist() == [0, 1]
     assert not histogram_normalize(np.zeros((2, 3, 4)), limits=(0, 9)).any()
+
+
+def test_background_goes_and_puncta_stay():
+    """Negative control: a plain median over the frame leaves the slope in."""
+    flat, steep = (puncta(gradient=g, n=25) for g in (0.0, 1.5))
+    ours = subtract_background(steep, SPACING)
+    ends = [ours[..., s].mean() for s in (slice(0, 20), slice(-20, None))]
+    plain = [(steep - np.median(steep))[..., s].mean() for s in (slice(0, 20), slice(-20, None))]
+    assert abs(ends[0] - ends[1]) < 4 and abs(plain[0] - plain[1]) > 80
+    tops = [np.percentile(subtract_background(v, SPACING), 99.9) for v in (flat, steep)]
+    assert tops[1] == pytest.approx(tops[0], rel=0.1) and abs(np.median(ours)) < 1
+    assert not subtract_background(np.full((3, 4, 5), 7), SPACING).any()  # P6
+    for bad in ((np.full((3, 4, 5), np.nan), SPACING), (flat, (0, 1, 1)), (flat[0], SPACING)):
+        with pytest.raises(InputError):
+            subtract_background(*bad)
