@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from cellfm_nb.curate.bleach import fit_bleaching
 from cellfm_nb.curate.quality import NOTHING
 
 SUMMARY = ["rank", "movie", "channel", "score", "frames", "accepted", "unsure", "rejected", "repeated", "missing",
@@ -30,7 +30,7 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
     """
     good = table[table.verdict != "reject"]
     snr = float(good.snr.median()) if len(good) else np.nan
-    life, sd = half_life(good.frame.to_numpy(float) * (dt_s or 1.0), good.height.to_numpy(float))
+    life, sd = half_life(table.height.where(table.verdict != "reject").to_numpy(float), dt_s or 1.0)
     count = table.verdict.value_counts()
     return {"movie": movie, "channel": channel, "frames": len(table), "accepted": int(count.get("accept", 0)),
             "unsure": int(count.get("unsure", 0)), "rejected": int(count.get("reject", 0)),
@@ -42,20 +42,16 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
             if len(good) else 0.0}
 
 
-def half_life(t_s: np.ndarray, light: np.ndarray) -> tuple[float, float]:
-    """Return the half-life (s) of a light that fades exponentially, and its standard error.
+def half_life(height: np.ndarray, dt_s: float = 1.0) -> tuple[float, float]:
+    """Return the half-life (s) of the signal's height, one number per frame (NaN: left out), and its standard error.
 
-    A least-squares line through the logarithm, error by propagation; (NaN, NaN) where it does not fall at p < 0.001,
-    or there are fewer than eight frames: frames near in time share their blinking, and a few seem to fade by chance.
+    See `fit_bleaching`; (NaN, NaN) where it tells no fading, or fewer than eight frames are there: frames near in time
+    share their blinking, and a few seem to fade by chance.
     """
-    usable = np.isfinite(light) & (light > 0)
-    if usable.sum() < 8:
+    if np.isfinite(height).sum() < 8:
         return np.nan, np.nan
-    line = stats.linregress(t_s[usable], np.log(light[usable]))
-    if not (line.slope < 0 and line.pvalue < 1e-3):
-        return np.nan, np.nan
-    life = -np.log(2) / line.slope
-    return float(life), float(life * line.stderr / -line.slope)
+    fit = fit_bleaching(height, dt_s)
+    return fit.half_life_s, fit.sd_s
 
 
 def summarise(rows: list[Mapping[str, object]]) -> pd.DataFrame:

@@ -145,7 +145,7 @@ def test_the_summary_counts_ranks_and_times_the_bleaching(frames):
         assert by.half_life_s[name] == pytest.approx(24 * np.log(2), rel=0.2)
         assert 0 < by.half_life_sd_s[name] < 1
     # the wrong variants: the snr alone is in units of a noise that fades too; the light counts the background in
-    of_snr, of_light = (half_life(2.0 * fading.frame, fading[name])[0] for name in ("snr", "light"))
+    of_snr, of_light = (half_life(fading[name], 2.0)[0] for name in ("snr", "light"))
     assert of_snr > 1.5 * 24 * np.log(2) and of_light < 0.6 * 24 * np.log(2)
     assert by.missing["dark"] == T and np.isnan(by.half_life_s["dark"])
 
@@ -160,8 +160,9 @@ def test_frames_are_ranked_for_the_gallery(frames):
 
 def test_no_half_life_where_nothing_fades():
     t, rng = np.arange(40.0), np.random.default_rng(0)
-    found = [half_life(t, 100 + rng.normal(0, 5, 40))[0] for _ in range(200)]
-    assert np.isnan(found).mean() > 0.99
-    life, sd = zip(*(half_life(t, 100 * 2 ** (-t / 30) * rng.lognormal(0, 0.05, 40)) for _ in range(200)), strict=True)
-    assert abs(np.mean(life) - 30) < 0.3 and np.std(life) == pytest.approx(np.mean(sd), rel=0.2)  # the error is honest
-    assert np.isnan(half_life(t[:5], 2 ** -t[:5])[0]) and np.isnan(half_life(t, np.full(40, np.nan))[0])
+    found = [half_life(100 + rng.normal(0, 5, 40))[0] for _ in range(50)]
+    assert np.isnan(found).mean() > 0.9
+    gappy = 100 * 2 ** (-t / 15) + rng.normal(0, 2, 40)
+    gappy[5:9] = np.nan  # rejected frames keep their place in time
+    assert half_life(gappy, 0.5)[0] == pytest.approx(7.5, rel=0.1)
+    assert np.isnan(half_life(2 ** -t[:5])[0]) and np.isnan(half_life(np.full(40, np.nan))[0])
