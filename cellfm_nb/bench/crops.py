@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from cellfm_nb.bench import Row, alternate
-from cellfm_nb.curate import choose_crops, fit_noise, normalize
+from cellfm_nb.curate import NoiseModel, choose_crops, normalize
 from cellfm_nb.curate.crops import box_means, box_sums, kmeans_origins, random_origins
 from cellfm_nb.seeds import rng
 
 SEEDS = list(range(301, 311))
 SHAPE, SPACING_UM = (48, 160, 160), (0.25, 0.1, 0.1)
 SIGMA_PX, PEAK, FIELD = 1.3, 60.0, 80.0  # of a punctum, photoelectrons; background, photoelectrons
+CAMERA = NoiseModel(gain=1.0, const=1.6**2 - 100, offset=100 + 0.85 * FIELD, source="known: offset 100, read noise 1.6")
 FILLS = (0.5, 0.2, 0.1, 0.05, 0.02)  # share of the volume
 BOXES = {"half size": np.array((24, 80, 80)), "24x64x64": np.array((24, 64, 64))}  # the second is what training takes
 N_CROPS, TRIES = 4, 64
@@ -81,7 +82,7 @@ def scene(fill: float, seed: int, cytoplasm: float = 1.0) -> Scene:
         if k < len(inside):
             mask[box] |= spot >= 0.5 * spot.max()
     counts = np.rint(100 + draw.poisson(light) + 1.6 * draw.standard_normal(SHAPE)).clip(0, 65535).astype(np.uint16)
-    return counts, normalize(counts, fit_noise(counts), SPACING_UM), mask
+    return counts, normalize(counts, CAMERA, SPACING_UM), mask
 
 
 def ours(counts: np.ndarray, volume: np.ndarray, crop: np.ndarray, seed: int) -> np.ndarray:
