@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage, optimize
 
 from cellfm_nb.curate.background import background_level, check_volume
+from cellfm_nb.curate.slabs import to_dtype
 from cellfm_nb.errors import InputError
-from cellfm_nb.movie import Movie
+from cellfm_nb.movie import Movie, write_frames
+from cellfm_nb.progress import track
 
 BAND_UM = (0.1, 0.6)  # finer is noise; what is wider is background, which need not fade
 
@@ -144,3 +147,19 @@ def correct_bleaching(frames: Iterable[np.ndarray], bleaching: Bleaching, method
                 out = np.float32(first_level) + (out - np.float32(level)) * np.float32(
                     bleaching.curve[0] / bleaching.curve[t])
         yield out
+
+
+def write_corrected(out_path: str | Path, movie_path: str | Path, method: str = "ratio") -> None:
+    """Correct every channel of a movie for its own bleaching, and write it as OME-Zarr in its own number type.
+
+    Parameters: out_path, the .ome.zarr to write; movie_path, any file `Movie.open` reads; method as in
+    `correct_bleaching`. A channel of which no fading can be told passes unchanged; the notes say what was found.
+    """
+    movie = Movie.open(movie_path)
+    fits = [fit_movie_bleaching(movie, c) for c in range(movie.n_channels)]
+    channels = [correct_bleaching((movie.frame(t, c) for t in range(movie.n_frames)), fit, method)
+                for c, fit in enumerate(fits)]
+    frames = (np.stack([to_dtype(v, movie.dtype) for v in volumes]) for volumes in zip(*channels, strict=True))
+    notes = [f"bleaching of channel {c}, {method} correction: {fit.told}" for c, fit in enumerate(fits)]
+    write_frames(out_path, track(frames, "bleaching", total=movie.n_frames), movie.shape, movie.dtype,
+                 movie.spacing_um, movie.dt_s, movie.name, notes=[*movie.notes, *notes])

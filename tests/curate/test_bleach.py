@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cellfm_nb.curate.bleach import correct_bleaching, fit_bleaching, fit_movie_bleaching, frame_light
+from cellfm_nb.curate.bleach import correct_bleaching, fit_bleaching, fit_movie_bleaching, frame_light, write_corrected
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -89,3 +89,14 @@ def test_odd_movies_have_a_defined_outcome():
             bad()
     found = fit_bleaching(100 * 0.5 ** (np.arange(9) / 4.0))
     assert not np.any([f for f in correct_bleaching(np.zeros((9, 3, 4, 5)), found)])
+
+
+def test_writer_corrects_each_channel_by_itself(tmp_path, faded):
+    steady = fading(math.inf)
+    Movie.from_array(np.stack([np.stack([a, b]) for a, b in zip(faded, steady, strict=True)])[::3, :, :, 20:84, 20:84],
+                     "tczyx", spacing_um=SPACING, dt_s=6.0).save(tmp_path / "in.ome.zarr")
+    write_corrected(tmp_path / "out.ome.zarr", tmp_path / "in.ome.zarr")
+    before, after = (Movie.open(tmp_path / name) for name in ("in.ome.zarr", "out.ome.zarr"))
+    assert "half-life" in after.notes[-2] and "no bleaching" in after.notes[-1] and after.dtype == np.uint16
+    assert np.array_equal(after.frame(6, 1), before.frame(6, 1))
+    assert frame_light(after.frame(6), SPACING) > 1.5 * frame_light(before.frame(6), SPACING)
