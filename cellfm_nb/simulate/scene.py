@@ -45,7 +45,7 @@ class Scene:
         tracks = simulate_tracks(config, seed)
         cell = Cell.make(config.size_um, config.envelope, seed)
         self.background = np.float32(self.level) * cell.background(shape, spacing, self.psf.sigma_um, config.gradient,
-                                                                   config.outside)
+                                                                   config.outside, config.texture, config.edge_um)
         self.scan = Scan.of(config)
         self.frame_shape, self.frame_spacing_um = (self.scan.raw_shape, self.scan.raw_spacing_um) if self.scan else \
             (shape, spacing)
