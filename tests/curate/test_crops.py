@@ -1,6 +1,8 @@
 """Boxes to learn from (P2, P3, P6 of the reference): inside, full of signal, spread, and overlapping on wish."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -164,3 +166,8 @@ def test_bad_input(sparse):
     assert fitting_crop((17, 192, 279), (24, 64, 64), (16, 32, 32)) == (16, 64, 64)
     with pytest.raises(InputError, match="smaller than a crop"):
         fitting_crop((15, 192, 279), (24, 64, 64), (16, 32, 32))
+
+
+def test_choosing_crops_needs_no_monai():
+    code = "import sys, cellfm_nb.curate; assert not {'monai', 'torch', 'sklearn'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
