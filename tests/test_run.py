@@ -87,7 +87,7 @@ def test_report_is_one_file_without_paths(demo):
     assert len(text) < 8e6 and "simulated" in text
 
 
-@pytest.mark.parametrize("number", [f"{n:02d}" for n in range(12)])
+@pytest.mark.parametrize("number", [f"{n:02d}" for n in range(13)])
 def test_executed_pages_are_whole_and_leak_no_path(demo, home, number):
     page = next((demo / "executed").glob(f"{number}_*.html")).read_text()
     assert str(home) not in page and str(ROOT) not in page and os.path.expanduser("~") + "/" not in page
