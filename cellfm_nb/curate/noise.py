@@ -31,7 +31,7 @@ class NoiseModel:
 
     def variance(self, mean: np.ndarray | float) -> np.ndarray:
         """Return the noise variance at a mean intensity; below the darkest background it is that background's."""
-        return self.gain * np.maximum(np.asarray(mean, float), self.offset) + self.const
+        return np.maximum(self.gain * np.maximum(np.asarray(mean, float), self.offset) + self.const, 0.0)
 
     def read_noise_e(self, camera_offset: float) -> float:
         """Return the read noise in photoelectrons, given the counts the camera reads in the dark.
