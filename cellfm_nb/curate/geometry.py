@@ -10,16 +10,28 @@
            \\  x' (camera x, in the sheet)  X runs along the coverslip and Z is the height (its sign is the rig's).
 
 direction is -1 where the picture moves towards small x as p grows; then x' = pixel x - p step cos(angle), and the turn
-goes the other way round. y is the same everywhere.
+goes the other way round. y is the same everywhere. Where the camera lies the other way (Zeiss Lattice Lightsheet 7)
+the skew is along its y: read y for x and x for y; the code exchanges the two before and after (`along_x`).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from cellfm_nb.errors import InputError
+
+
+def along_x(what: Any, skew_axis: str) -> Any:
+    """Exchange y and x of an array (z,y,x), or of its shape, where the skew is along y; twice is back again."""
+    if skew_axis not in ("x", "y"):
+        raise InputError("Unknown skew axis.", got=repr(skew_axis), expected="x or y", do="Take the axis along which "
+                         "single points wander as you page through the raw planes.")
+    if skew_axis == "x":
+        return what
+    return (what[0], what[2], what[1]) if isinstance(what, tuple) else what.swapaxes(1, 2)
 
 
 def plane_shift_px(pixel_um: float, step_um: float, angle_deg: float, direction: int = 1) -> float:

@@ -9,29 +9,41 @@ from typing import Any
 import numpy as np
 
 from cellfm_nb.curate.background import check_volume
+from cellfm_nb.curate.geometry import along_x
 from cellfm_nb.movie import Movie, write_frames
 from cellfm_nb.movie.frames import LazyFrame
 from cellfm_nb.progress import track
 
 
 class Planes:
-    """One frame and channel of a movie as a (z,y,x) array, read (and refused when not finite) where it is sliced."""
+    """One frame and channel of a movie as a (z,y,x) array, read (and refused when not finite) where it is sliced.
 
-    def __init__(self, movie: Movie, t: int, c: int = 0) -> None:
-        self.movie, self.t, self.c, self.shape, self.ndim = movie, t, c, tuple(movie.shape[2:]), 3
+    skew_axis "y" exchanges y and x, for those who think of a stage scan as skewed along x.
+    """
+
+    def __init__(self, movie: Movie, t: int, c: int = 0, skew_axis: str = "x") -> None:
+        self.movie, self.t, self.c, self.skew_axis, self.ndim = movie, t, c, skew_axis, 3
+        self.shape = along_x(tuple(movie.shape[2:]), skew_axis)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, planes: slice) -> np.ndarray:
         block = np.asarray(self.movie.data[self.t, self.c, planes])
-        return check_volume(block, f"{self.movie.name}, frame {self.t}", constant_ok=True)
+        return along_x(check_volume(block, f"{self.movie.name}, frame {self.t}", constant_ok=True), self.skew_axis)
 
     def some(self, limit: int = 128) -> np.ndarray:
         """Read at most `limit` planes, spread evenly: enough for statistics."""
         if len(self) <= limit:
             return self[:]
         return np.concatenate([self[z : z + 1] for z in np.linspace(0, len(self) - 1, limit).astype(int).tolist()])
+
+    def middle(self, planes: int = 192, columns: int = 384, voxels: int = 2**23) -> np.ndarray:
+        """Read the middle of the stack, in neighbouring planes: enough to see how the picture moves."""
+        nz, ny, nx = self.shape
+        size = (min(nz, planes), max(voxels // (min(nz, planes) * min(nx, columns)), 1), columns)
+        z, y, x = (slice(max(n - s, 0) // 2, max(n - s, 0) // 2 + s) for n, s in zip(self.shape, size, strict=True))
+        return np.concatenate([self[p : p + 1][:, y, x] for p in range(*z.indices(nz))])
 
 
 class Computed:

@@ -71,6 +71,23 @@ def test_real_stack_equals_reference(real):
     assert np.corrcoef(wrong[..., :width].ravel(), reference[:, ::4, :width].ravel())[0, 1] < 0.999
 
 
+@pytest.mark.parametrize("direction, rotate", [(1, False), (-1, False), (1, True), (-1, True)])
+def test_skew_along_y_is_skew_along_x_with_axes_exchanged(tmp_path, direction, rotate):
+    """P5: to the bit, in memory and streamed."""
+    raw = np.random.default_rng(0).integers(90, 900, (40, 11, 30)).astype(np.uint16)
+    how = {"direction": direction, "rotate": rotate}
+    along_x, spacing = deskew(raw, 0.1, 0.3, 31.5, **how)
+    along_y, same = deskew(raw.swapaxes(1, 2), 0.1, 0.3, 31.5, **how, skew_axis="y")
+    assert np.array_equal(along_y, along_x.swapaxes(1, 2)) and spacing == same and along_y.flags.c_contiguous
+    assert not np.array_equal(along_y[:, :11, :11], deskew(raw.swapaxes(1, 2), 0.1, 0.3, 31.5, **how)[0][:, :11, :11])
+    tifffile.imwrite(tmp_path / "raw.tif", raw.swapaxes(1, 2), imagej=True, metadata={"axes": "ZYX"})
+    write_deskewed(tmp_path / "out.ome.zarr", tmp_path / "raw.tif", 0.1, 0.3, 31.5, skew_axis="y", **how)
+    movie = Movie.open(tmp_path / "out.ome.zarr")
+    assert np.array_equal(movie.frame(0), np.rint(along_y)) and movie.spacing_um == pytest.approx(spacing)
+    with pytest.raises(InputError, match="x or y"):
+        deskew(raw, 0.1, 0.3, 31.5, skew_axis="z")
+
+
 def test_writer_makes_a_movie(tmp_path, picture):
     tifffile.imwrite(tmp_path / "raw.tif", picture, imagej=True, metadata={"axes": "ZYX"})
     write_deskewed(tmp_path / "stack.ome.zarr", tmp_path / "raw.tif", 0.1, 0.3, 31.5)

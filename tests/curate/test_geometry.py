@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from cellfm_nb.curate.deskew import deskew, write_deskewed
+from cellfm_nb.curate.deskew import deskew, deskew_command, write_deskewed
 from cellfm_nb.curate.geometry import coverslip_affine, plane_shift_px
 from cellfm_nb.curate.geometry_estimate import estimate_geometry
 from cellfm_nb.curate.rotate import coverslip_slabs
@@ -123,8 +123,9 @@ def test_what_is_not_known_is_said():
     assert alone.word == "doubtful" and "assumed" in alone.told and alone.step_um == pytest.approx(0.3, rel=0.02)
     assert estimate_geometry(raw, 0.1, angle_deg=31.5).word == "sure"
     wrong = estimate_geometry(raw, 0.1, 0.5, 31.5)
-    assert wrong.word == "doubtful" and "does not fit" in wrong.told
-    assert estimate_geometry(raw, 0.1, 0.1).word == "not found"  # a shift longer than the step
+    assert wrong.word == "misfit" and "does not fit" in wrong.told
+    longer = estimate_geometry(raw, 0.1, 0.1)  # a shift longer than the step
+    assert longer.word in ("not found", "no shift") and "more than the whole step" in longer.told
     noise = estimate_geometry(rng.poisson(100, (40, 64, 96)), 0.1, 0.3)
     assert noise.word == "not found" and math.isnan(noise.shift_px)
     fixed = rng.poisson(100, (40, 64, 96)) + 300 * (rng.random((64, 96)) > 0.99)  # the camera's hot pixels stay put
@@ -144,6 +145,84 @@ def test_geometry_of_the_real_stack(real):
     found = estimate_geometry(raw, 0.1, 0.3)
     assert found.shift_px == pytest.approx(math.cos(math.radians(31.5)) * 3, rel=0.02)
     assert found.word == "sure" and found.direction == 1 and found.angle_deg == pytest.approx(31.5, abs=1)
+    assert found.skew_axis == "x" and "along y: no shift" in found.told
+    across = estimate_geometry(raw.swapaxes(1, 2), 0.1, 0.3)
+    assert across.skew_axis == "y" and across.shift_px == found.shift_px
+
+
+def beads(shape=(40, 64, 96), n=300, seed=0, **scan):
+    rng = np.random.default_rng(seed)
+    return 100 + stage_scan(shape, rng.uniform((0, 0, 0), shape, (n, 3)), 0.15, **{"peak": 400, **scan})
+
+
+def counts(light, seed=0):
+    return np.random.default_rng(seed).poisson(light).astype(np.uint16)
+
+
+def test_a_stack_that_does_not_move_is_never_sure_of_its_shift():
+    upright = beads(angle_deg=90.0, step_um=0.15)
+    drifting = np.stack([ndimage.shift(plane, (0, 0.12 * p), order=1, mode="nearest")
+                         for p, plane in enumerate(upright)])
+    for raw in (counts(upright), counts(drifting)):
+        found = estimate_geometry(raw, 0.1, 0.3)
+        assert found.word == "no shift" and "already deskewed" in found.told and math.isnan(found.angle_deg)
+        given = estimate_geometry(raw, 0.1, 0.3, 31.5)
+        assert given.word == "no shift" and "does not fit" in given.told
+    assert estimate_geometry(counts(beads()), 0.1, 0.3, skew_axis="y").word in ("no shift", "not found")
+    with pytest.raises(InputError, match="x or y"):
+        estimate_geometry(counts(upright), 0.1, 0.3, skew_axis="z")
+
+
+def test_flat_things_do_not_decide():
+    """What is flat on the coverslip stays where it is from plane to plane; it is wider than the PSF."""
+    texture = np.random.default_rng(0).normal(size=(14, 64, 96))  # other things in other planes, not moving with them
+    flat = ndimage.zoom(ndimage.gaussian_filter(texture, (0.6, 4, 4)), (40 / 14, 1, 1), order=1)
+    found = estimate_geometry(counts(beads(peak=300) + 150 * (flat / flat.std()).clip(0)), 0.1, 0.3)
+    truth = plane_shift_px(0.1, 0.3, 31.5)
+    assert found.interval_px[0] < truth < found.interval_px[1] and found.skew_axis == "x"
+    assert found.shift_px == pytest.approx(truth, rel=0.1)
+    assert found.word == "doubtful" and "coarse structure says" in found.told
+    coarse = float(found.told.split("coarse structure says ")[1].split(";")[0])
+    assert coarse / truth < 0.7  # negative control: what the plain correlation says
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Raw scans on disk, skewed along x and along y, and upright."""
+    for name, light in (("x", beads()), ("y", beads().swapaxes(1, 2)), ("upright", beads(angle_deg=90.0))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", counts(light), imagej=True, metadata={"axes": "ZYX"})
+    return tmp_path
+
+
+def test_command_finds_the_axis_and_says_what_it_did(scans, capsys):
+    for axis in "xy":
+        assert deskew_command(scans / f"{axis}.tif", scans / f"{axis}.ome.zarr", pixel=0.1, step=0.3) == 0
+        told = capsys.readouterr().out
+        assert f"along {axis} (95%" in told and "with the step given, angle 3" in told and "written: " in told
+        movie = Movie.open(scans / f"{axis}.ome.zarr")
+        assert movie.shape["zyx".index(axis) + 2] in range(194, 200)
+    with pytest.raises(InputError, match="there already"):
+        deskew_command(scans / "x.tif", scans / "x.ome.zarr", pixel=0.1, step=0.3)
+    with pytest.raises(InputError, match="rotate"):
+        deskew_command(scans / "x.tif", scans / "n.ome.zarr", pixel=0.1, step=0.3, spacing_out=0.2)
+
+
+def test_doubt_is_refused_and_a_misfit_warned_of(scans, capsys):
+    out = scans / "out.ome.zarr"
+    with pytest.raises(InputError, match=r"(?s)assumed.*accept the doubtful"):
+        write_deskewed(out, scans / "x.tif", 0.1)
+    for raw, axis in (("upright", None), ("x", "y")):  # nothing moves: doubt can't be accepted either
+        with pytest.raises(InputError, match="already deskewed, or skewed along the other axis|no picture"):
+            write_deskewed(out, scans / f"{raw}.tif", 0.1, 0.3, skew_axis=axis, accept_doubtful=True)
+    assert not out.exists()
+    write_deskewed(out, scans / "x.tif", 0.1, accept_doubtful=True)
+    assert "assumed" in capsys.readouterr().out
+    write_deskewed(out, scans / "x.tif", 0.1, 0.3, 31.5)
+    assert "does not fit" not in capsys.readouterr().err
+    for step, angle, direction in ((0.3, 50.0, None), (0.3, 31.5, -1)):
+        write_deskewed(out, scans / "x.tif", 0.1, step, angle, direction=direction)
+        assert capsys.readouterr().err.count("does not fit the data") == 1
+        assert any("does not fit the data" in note for note in Movie.open(out).notes)
 
 
 @pytest.mark.parametrize("rotate", [False, True])
