@@ -71,8 +71,8 @@ def _are_frames(tiffs: Sequence[Path]) -> bool:
 
 
 def _first_shape(tiffs: Sequence[Path]) -> tuple[int, ...]:
-    """Return the shape (t,c,z,y,x) of the first of these files that can be read, () when there is none."""
-    for tiff in tiffs:
+    """Return the shape (t,c,z,y,x) of the first of these files that can be read, () when none of eight can."""
+    for tiff in tiffs[:8]:
         with contextlib.suppress(Exception):
             return Movie.open(tiff, (1, 1, 1)).shape
     return ()

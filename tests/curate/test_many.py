@@ -25,6 +25,7 @@ SPACING = (0.25, 0.1, 0.1)
 
 
 def write_movie(path, seed, n=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
     frames = np.stack([puncta((10, 40, 40), seed=10 * seed + t, n=12) for t in range(n)])
     Movie.from_array(frames, spacing_um=SPACING, dt_s=2.0, name=path.name.split(".")[0]).save(path)
 
