@@ -12,23 +12,26 @@ from skimage.registration import phase_cross_correlation
 
 from cellfm_nb.curate.background import background_spread, check_volume
 from cellfm_nb.curate.crops import signal_mask
+from cellfm_nb.curate.decisions import apply_decisions
 from cellfm_nb.curate.noise import NoiseModel, fit_movie_noise
 from cellfm_nb.curate.normalize import normalize
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 from cellfm_nb.progress import track
+from cellfm_nb.provenance import outside_digest
 
 COLUMNS = ["frame", "mean", "light", "p1", "p50", "p999", "saturation", "snr", "signal_fraction", "focus", "drift_px",
-           "verdict", "by", "reason"]
+           "empty_planes", "dropped", "verdict", "by", "reason"]
 # measure: change against the movie's own trend from which a frame is doubtful, from which it is out; rises count too
 LIMITS = {"snr": (0.2, 0.4, False), "focus": (0.1, 0.18, False), "light": (0.15, 0.3, True)}
 SATURATED = (1e-4, 1e-3)  # share of voxels at the ceiling: doubtful, out
+EMPTY = 0.2  # share of planes without light, above the movie's own: doubtful from the first plane, out from here
 
 
-def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0) -> pd.DataFrame:
+def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0, quiet: bool = False) -> pd.DataFrame:
     """Measure and judge every frame of a channel.
 
-    Parameters: movie; noise, from `fit_noise` (None: fitted here); c, channel.
+    Parameters: movie; noise, from `fit_noise` (None: fitted here); c, channel; quiet, show no progress.
     Returns: DataFrame, one row per frame:
       frame; mean, p1, p50, p999 (percentiles), in the movie's units;
       light, mean above the movie's darkest background, in units of that background's noise;
@@ -37,24 +40,33 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0) -> 
       signal_fraction, share of voxels more than 4 s.d. above the background after smoothing by one voxel;
       focus, 99.9 percentile of detail of 0.1-0.2 um over that detail's noise: 2.9 where there is nothing;
       drift_px, shift (y,x) of the max projection against the frame before, by phase correlation;
+      empty_planes, share of planes without light (see `empty_planes`);
+      dropped, "" | "repeated" (a copy of the frame before) | "missing" (constant or unreadable: nothing recorded);
       verdict "accept" | "reject" | "unsure", by "rule", reason in words.
-    The rule: constant, not finite, saturated or repeated frames are out; so is a frame that leaves the movie's own
-    trend (a robust line through the logarithm, so bleaching is none) by 8 robust s.d. and a stated share.
+    The rule: constant, unreadable, not finite, saturated or repeated frames are out, and those that miss planes; so
+    is a frame that leaves the movie's own trend (a robust line through the logarithm, so bleaching is none) by 8
+    robust s.d. and a stated share.
     """
     try:
         noise = noise or fit_movie_noise(movie, c)
     except InputError:  # no frame is usable: the table says so, frame by frame
         noise = NoiseModel(0.0, 1.0, 0.0, "none")
+    noise_sd = max(float(noise.variance(noise.offset)), 1e-12) ** 0.5  # of the darkest background
     rows, before, projection = [], None, None
-    for t in track(range(movie.n_frames), "quality"):
-        volume = movie.frame(t, c)
-        row = dict.fromkeys(COLUMNS, np.nan) | {"frame": t, "by": "rule", "verdict": "accept", "reason": ""}
+    for t in range(movie.n_frames) if quiet else track(range(movie.n_frames), "quality"):
+        row = dict.fromkeys(COLUMNS, np.nan) | {"frame": t, "dropped": "", "by": "rule", "verdict": "accept",
+                                                "reason": ""}
+        volume = None
         try:
+            volume = read_frame(movie, t, c)
+            if volume.min() == volume.max():
+                row["dropped"] = "missing"
             check_volume(volume, f"frame {t}")
             row["mean"] = float(volume.mean(dtype=np.float64))
-            row["light"] = (row["mean"] - noise.offset) / float(noise.variance(noise.offset)) ** 0.5
+            row["light"] = (row["mean"] - noise.offset) / noise_sd
             row["p1"], row["p50"], row["p999"] = (float(q) for q in np.percentile(volume, [1, 50, 99.9]))
             row["saturation"] = (np.count_nonzero(volume == volume.max()) - 1) / volume.size
+            row["empty_planes"] = empty_planes(volume, noise_sd)
             y = normalize(volume, noise, movie.spacing_um)
             smooth = ndimage.gaussian_filter(y, 1.0, truncate=3.0)
             centre, sd = background_spread(smooth)
@@ -64,12 +76,43 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0) -> 
             last, projection = projection, ndimage.gaussian_filter(np.clip(y.max(0), 0, 10), 1)
             row["drift_px"] = drift_px(last, projection) if last is not None else 0.0
             if before is not None and np.array_equal(before, volume):
-                row |= {"verdict": "reject", "reason": "a copy of the frame before"}
+                row |= {"dropped": "repeated", "verdict": "reject", "reason": "a copy of the frame before"}
         except InputError as error:
-            row |= {"verdict": "reject", "reason": error.what.rstrip(".").lower() + f": {error.got}"}
+            row |= {"dropped": row["dropped"] or ("missing" if volume is None else ""), "verdict": "reject",
+                    "reason": error.what.rstrip(".").lower() + f": {error.got}"}
         rows.append(row)
         before = volume
     return judge(pd.DataFrame(rows, columns=COLUMNS))
+
+
+def read_frame(movie: Movie, t: int, c: int) -> np.ndarray:
+    """Load a frame; raise InputError where the file is damaged there (a codec raises what it likes)."""
+    try:
+        return movie.frame(t, c)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError("A frame can't be read.", where=f"{movie.source}, frame {t}", expected="readable data",
+                         got=f"{type(error).__name__}: {error}", do="Copy or export the file again.") from error
+
+
+def empty_planes(volume: np.ndarray, noise_sd: float) -> float:
+    """Return the share of planes (z) without light: constant, or fallen away from the last plane with light.
+
+    Fallen away: the plane's median lies more than 3 noise s.d. of a voxel beneath it, seen from above or from below.
+    A median is known far better than that, and out-of-focus light changes far less from one plane to the next.
+    """
+    level = np.median(volume.reshape(len(volume), -1), axis=1)
+    empty = volume.min((1, 2)) == volume.max((1, 2))
+    constant = empty.copy()
+    for order in (range(len(level)), reversed(range(len(level)))):
+        lit = -np.inf
+        for z in order:
+            if level[z] < lit - 3 * noise_sd:
+                empty[z] = True
+            elif not constant[z]:
+                lit = level[z]
+    return float(empty.mean())
 
 
 def judge(table: pd.DataFrame) -> pd.DataFrame:
@@ -78,6 +121,10 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
     for i in table.index[table.verdict == "accept"]:
         if (share := table.saturation[i]) > SATURATED[0]:
             _blame(table, i, share > SATURATED[1], f"{100 * share:.2g}% of the voxels saturated")
+    usual = table.empty_planes[table.verdict != "reject"].median()  # a deskewed stack has empty corners in every frame
+    for i in table.index[table.verdict != "reject"]:
+        if (more := table.empty_planes[i] - usual) > 0:
+            _blame(table, i, more > EMPTY, f"{100 * table.empty_planes[i]:.3g}% of the planes empty")
     good = table.index[table.verdict != "reject"]
     if len(good) < 5:  # a trend and its scatter need five points
         return table
@@ -139,6 +186,19 @@ def accepted(table: pd.DataFrame) -> list[int]:
                      do="Look at the reasons; choose another channel or movie.")
 
 
-def write_quality(path: Path, movie_path: Path, c: int = 0) -> None:
-    """Write the quality table of a movie as CSV (a workspace writer)."""
-    quality_table(Movie.open(movie_path), c=c).to_csv(path, index=False)
+def read_quality(path: Path) -> pd.DataFrame:
+    """Read a quality table: measures are numbers (NaN where a frame has none), words are words, never NaN."""
+    numbers = set(COLUMNS) - {"dropped", "verdict", "by", "reason"}
+    return pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in numbers})
+
+
+def write_quality(path: Path, movie_path: Path, c: int = 0, decisions: Path | None = None) -> None:
+    """Write the quality table of a movie as CSV (a workspace writer).
+
+    Parameters: path to write; movie_path; c, channel; decisions, the readers' decisions (CSV, there or not yet), put
+    over the rule's verdicts. This is the headless twin of the gallery.
+    """
+    table = quality_table(Movie.open(movie_path), c=c)
+    if decisions is not None and Path(decisions).exists():
+        table = apply_decisions(table, decisions, movie=outside_digest(Path(movie_path)), channel=c)
+    table.to_csv(path, index=False)

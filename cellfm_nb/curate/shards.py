@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cellfm_nb.atomic import whole
 from cellfm_nb.errors import InputError
 
 Sample = tuple[str, np.ndarray, dict[str, Any]]  # key, array, metadata
@@ -22,7 +23,12 @@ KEY = re.compile(r"[A-Za-z0-9_-]+")  # no dots (readers split there), no separat
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What the shards hold: shards [{"name", "bytes", "members": [{"key", "npy", "json"}]}], npy and json sha256."""
+    """What the shards hold, so that any sample can be found, checked and counted without opening one.
+
+    shards: [{"name", "bytes", "sha256" (of the file), "members"}], name relative to the index; in a data set of many
+    movies also {"movie" (its digest), "split" ("train" | "validation")}. members: [{"key", "npy", "json" (sha256 of
+    either), "at": [first byte of the npy, its length, first byte of the json, its length]}]. about: anything.
+    """
 
     shards: list[dict[str, Any]] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
@@ -35,6 +41,14 @@ class ShardIndex:
     def __len__(self) -> int:
         return sum(len(shard["members"]) for shard in self.shards)
 
+    def split(self, name: str) -> ShardIndex:
+        """Return the shards of one side, "train" or "validation". Raises InputError when nothing is marked so."""
+        shards = [shard for shard in self.shards if shard.get("split") == name]
+        if not shards:
+            raise InputError("There is no such part of the data set.", got=repr(name), do="Choose one that is there.",
+                             expected=", ".join(sorted({s.get("split", "unmarked") for s in self.shards})) or "nothing")
+        return ShardIndex(shards, self.about)
+
     def part(self, rank: int, world: int) -> ShardIndex:
         """Return every world-th sample from `rank` on: over the ranks (or workers), each sample exactly once."""
         if not 0 <= rank < world:
@@ -45,8 +59,9 @@ class ShardIndex:
         return ShardIndex([shard for shard in shards if shard["members"]], self.about)
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write as JSON, whole or not at all."""
+        with whole(path) as partial:
+            partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> ShardIndex:
@@ -62,21 +77,26 @@ class ShardWriter:
     """Write samples into one tar file: members key.npy and key.json (the webdataset layout), no pickle, no times."""
 
     def __init__(self, path: Path, name: str | None = None) -> None:
-        self._tar = tarfile.open(path, "w")
-        self.entry: dict[str, Any] = {"name": name or Path(path).name, "bytes": 0, "members": []}
+        self.path, self._tar = Path(path), tarfile.open(path, "w")
+        self.entry: dict[str, Any] = {"name": name or self.path.name, "bytes": 0, "sha256": "", "members": []}
 
     def add(self, key: str, files: dict[str, bytes]) -> None:
         """Append a sample's files {suffix: bytes}."""
+        at = []
         for suffix, data in files.items():
             info = tarfile.TarInfo(f"{key}.{suffix}")
             info.size = len(data)
             self._tar.addfile(info, io.BytesIO(data))
-            self.entry["bytes"] += 512 + 512 * -(-len(data) // 512)
-        self.entry["members"].append({"key": key} | {suffix: _sha(data) for suffix, data in files.items()})
+            at += [self._tar.offset - 512 * -(-len(data) // 512), len(data)]  # the header may be several blocks
+        self.entry["bytes"] = self._tar.offset
+        self.entry["members"].append({"key": key} | {suffix: _sha(data) for suffix, data in files.items()} | {"at": at})
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file, and note its size and digest."""
         self._tar.close()
+        with open(self.path, "rb") as stream:
+            self.entry["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+            self.entry["bytes"] = stream.tell()
 
 
 def write_shard(path: Path, samples: Iterable[Sample], name: str | None = None,
@@ -127,7 +147,7 @@ def read_shards(paths: Path | Sequence[Path], index: ShardIndex | None = None
         path = Path(path)
         wanted = None
         if index is not None:
-            wanted = {m["key"]: m for s in index.shards if s["name"] == path.name for m in s["members"]}
+            wanted = {m["key"]: m for s in index.shards if named(path, s["name"]) for m in s["members"]}
         held: dict[str, bytes] = {}
         for name, data in _members(path):
             key, _, suffix = name.partition(".")
@@ -141,7 +161,13 @@ def read_shards(paths: Path | Sequence[Path], index: ShardIndex | None = None
                     del wanted[key]
         if wanted or held:
             missing = next(iter(wanted)) if wanted else key
-            raise _damaged(path, missing, "the shard ends before it")
+            raise damaged(path, missing, "the shard ends before it")
+
+
+def named(path: Path, name: str) -> bool:
+    """Say whether a path is the shard an index calls `name` (which may hold a folder: movie/crops-000000.tar)."""
+    parts = PurePosixPath(name).parts
+    return path.parts[-len(parts):] == parts
 
 
 def _files_of(key: str, array: np.ndarray, meta: dict[str, Any], names: set[str]) -> dict[str, bytes]:
@@ -171,7 +197,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                                      expected="plain files with plain names", do="Don't use this file; who made it?")
                 yield name, tar.extractfile(info).read()
     except (tarfile.ReadError, OSError) as error:
-        raise _damaged(path, name, str(error)) from None
+        raise damaged(path, name, str(error)) from None
 
 
 def _sample(path: Path, key: str, files: dict[str, bytes], digests: dict[str, str] | None
@@ -184,13 +210,13 @@ def _sample(path: Path, key: str, files: dict[str, bytes], digests: dict[str, st
                 raise ValueError(f"{key}.{suffix} has another digest than was written")
         return np.load(io.BytesIO(files["npy"]), allow_pickle=False), {"key": key, **meta}
     except (ValueError, KeyError, EOFError) as error:
-        raise _damaged(path, key, str(error)) from None
+        raise damaged(path, key, str(error)) from None
 
 
 def _sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _damaged(path: Path, member: str, got: str) -> InputError:
+def damaged(path: Path, member: str, got: str) -> InputError:
     return InputError("A shard is damaged.", where=f"{path.name}: {member}", got=got,
                       expected="the bytes that were written", do="Delete the shard and run notebook 02 again.")

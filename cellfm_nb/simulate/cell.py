@@ -18,7 +18,8 @@ WOBBLE = 0.05  # relative height of each of the waves that make the outline unev
 class Cell:
     """Hold the shape: centre and semi-axes in um, the phases of its uneven outline, and its nucleus.
 
-    envelope "box" keeps only the box, whose faces lie MARGIN_UM inside the field.
+    envelope "box" keeps only the box, whose faces lie MARGIN_UM inside the field; "open" has the cell's light, and
+    walls half as far from the faces of the field.
     """
 
     size_um: np.ndarray
@@ -41,11 +42,16 @@ class Cell:
         """(3,) the middle of the field, in um from the centre of voxel 0's outer face."""
         return self.size_um / 2
 
+    @property
+    def box_um(self) -> np.ndarray:
+        """(3,) half the edges of the box that no punctum leaves."""
+        return self.size_um / 2 - np.asarray(MARGIN_UM) / (2 if self.envelope == "open" else 1)
+
     def depth_um(self, points_um: np.ndarray) -> np.ndarray:
         """Return about how far inside the walls points (n, 3) lie, in um; negative outside."""
         away = points_um - self.centre_um  # (n, 3)
         room = self.size_um / 2 - MARGIN_UM
-        depth = (room - np.abs(away)).min(-1)
+        depth = (self.box_um - np.abs(away)).min(-1)
         if self.envelope == "cell":
             depth = np.minimum(depth, -_level(away, room / (1 + 2 * WOBBLE), self.phases, WOBBLE))
             depth = np.minimum(depth, _level(away - self.nucleus_um, 0.45 * room, self.phases, 0))
@@ -93,11 +99,11 @@ class Cell:
         return float((self.depth_um(grid) > 0).mean() * np.prod(self.size_um))
 
     def background(self, shape: tuple[int, int, int], spacing_um: tuple[float, float, float],
-                   sigma_um: tuple[float, float, float], gradient: float) -> np.ndarray:
-        """Draw the diffuse light, median 1 where puncta can be: cytoplasm, a dimmer nucleus, 12 % outside.
+                   sigma_um: tuple[float, float, float], gradient: float, outside: float = 0.12) -> np.ndarray:
+        """Draw the diffuse light, median 1 where puncta can be: cytoplasm, a dimmer nucleus, less light outside.
 
         Parameters: shape (z, y, x), spacing_um; sigma_um of the PSF that blurs the edges; gradient, relative change
-        across the field. Returns: (z, y, x) float32.
+        across the field; outside, light there relative to the cytoplasm. Returns: (z, y, x) float32.
         """
         light, inside = np.empty(shape, np.float32), np.empty(shape, bool)
         grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) * s for n, s in zip(shape[1:], spacing_um[1:], strict=True)],
@@ -105,14 +111,14 @@ class Cell:
         room = self.size_um / 2 - MARGIN_UM
         for z in range(shape[0]):  # plane by plane: the coordinates of a whole volume would be 24 times its size
             points = np.column_stack([np.full(len(grid), (z + 0.5) * spacing_um[0]), grid])
-            inside[z] = (self.depth_um(points) > 0).reshape(shape[1:])
-            if self.envelope == "cell":
-                away = points - self.centre_um
+            away = points - self.centre_um
+            held, shine = (np.abs(away) < self.box_um).all(-1), np.ones(len(points), np.float32)
+            if self.envelope != "box":
                 body = _level(away, room / (1 + 2 * WOBBLE), self.phases, WOBBLE) < 0
                 nucleus = _level(away - self.nucleus_um, 0.45 * room, self.phases, 0) < 0
-                light[z] = np.where(nucleus, 0.5, np.where(body, 1.0, 0.12)).reshape(shape[1:])
-            else:
-                light[z] = 1.0
+                shine = np.where(nucleus, max(0.5, outside), np.where(body, 1.0, outside))
+                held &= (body & ~nucleus) | (self.envelope == "open")
+            light[z], inside[z] = shine.reshape(shape[1:]), held.reshape(shape[1:])
         blur = [2 * s / h for s, h in zip(sigma_um, spacing_um, strict=True)]
         light = ndimage.gaussian_filter(light, blur, mode="nearest")
         coarse = rng(self.seed, "simulate", "texture").standard_normal([max(2, round(s / 1.2)) for s in self.size_um])

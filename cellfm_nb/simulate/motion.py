@@ -10,6 +10,7 @@ import pandas as pd
 from cellfm_nb.seeds import rng
 from cellfm_nb.simulate.cell import Cell
 from cellfm_nb.simulate.config import SceneConfig
+from cellfm_nb.simulate.confinement import anchor, confined_step, direction
 from cellfm_nb.simulate.truth import Truth
 
 REST = 3  # frames after birth in which a punctum neither splits nor merges
@@ -27,6 +28,7 @@ class Punctum:
     radius: float
     born: int
     heading: np.ndarray | None = None  # unit direction of a directed run
+    anchor: np.ndarray | None = None  # middle of the domain of a confined one
     leaving: np.ndarray | None = None  # unit direction away from the sibling, for REST frames
     partner: int = -1
     waiting: int = 0  # frames spent walking to the partner
@@ -37,21 +39,26 @@ def simulate_tracks(config: SceneConfig, seed: int = 0) -> Truth:
     """Simulate the puncta of a scene, without light.
 
     Parameters: config; seed, the run's one seed.
-    Returns: Truth with masses relative to the median punctum. Puncta are born by splitting or merging only; walls
-    reflect. A split's children share its mass (Beta(2, 2)) and appear at opposite sides of where it would have been;
-    a merge's child carries both masses and appears at their centre of mass. Mass is conserved exactly, but for the
-    bleaching between the two frames.
+    Returns: Truth with masses relative to the median punctum. Puncta begin and end by splitting or merging, and by
+    appearing anywhere in the cell or vanishing, at the rates set; walls reflect. A split's children share its mass
+    (Beta(2, 2)) and appear at opposite sides of where it would have been; a merge's child carries both masses and
+    appears at their centre of mass. Mass is conserved exactly, but for the bleaching between the two frames. With
+    drift the positions are those in the field; what has drifted out of it is not visible.
     Raises InputError when the field is too small to hold a cell.
     """
     cell = Cell.make(config.size_um, config.envelope, seed)
-    return _Colony(config, cell, rng(seed, "simulate", "motion")).run()
+    return _Colony(config, cell, seed).run()
 
 
 class _Colony:
     """Carry the state of all puncta from frame to frame and write down what happens."""
 
-    def __init__(self, config: SceneConfig, cell: Cell, generator: np.random.Generator) -> None:
-        self.config, self.cell, self.rng = config, cell, generator
+    def __init__(self, config: SceneConfig, cell: Cell, seed: int) -> None:
+        self.config, self.cell = config, cell
+        # generators of their own: switching one thing on does not change the others
+        generator, self.confining, self.turnover = (rng(seed, "simulate", what)
+                                                    for what in ("motion", "confined", "turnover"))
+        self.rng = generator
         self.alive: dict[int, Punctum] = {}
         self.rows: list[tuple] = []
         self.tracks: list[dict] = []
@@ -60,10 +67,11 @@ class _Colony:
         self.due = {"split": generator.uniform(), "merge": generator.uniform()}
         n = config.n_puncta if config.density_per_um3 is None else \
             max(1, round(config.density_per_um3 * cell.volume_um3()))
+        self.n_start = n
         masses = np.exp(config.brightness_spread * generator.standard_normal(n))
         radii = generator.uniform(*config.radius_um, n)
         for position, mass, radius in zip(cell.sample(n, generator), masses, radii, strict=True):
-            heading = self._direction() if generator.uniform() < config.directed_share else None
+            heading = direction(self.rng) if generator.uniform() < config.directed_share else None
             self._birth(0, position, mass, radius, heading=heading)
         for punctum in self.alive.values():
             punctum.born = -REST
@@ -73,8 +81,10 @@ class _Colony:
             if frame:
                 self._move()
                 self._finish_merges(frame)
+                self._vanish(frame)
                 self._split(frame)
                 self._pair(frame)
+                self._appear(frame)
             self._write(frame)
         last = self.config.shape[0] - 1
         for track in self.tracks:
@@ -99,17 +109,21 @@ class _Colony:
                 step[i] = 0.5 * step[i] + way * min(config.separation_um_s * config.dt_s, far / 2) / max(far, 1e-9)
             elif punctum.leaving is not None:
                 step[i] += punctum.leaving * config.separation_um_s * config.dt_s
+            elif punctum.anchor is not None:
+                step[i] = confined_step(punctum.position - punctum.anchor, step[i], config, self.confining)
             elif punctum.heading is not None:
                 step[i] += punctum.heading * config.speed_um_s * config.dt_s
                 punctum.heading = None if chance[i] < stop else punctum.heading
             elif chance[i] < start:
-                punctum.heading = self._direction()
+                punctum.heading = direction(self.rng)
         new = self.cell.reflect(old, old + step)
         bounced = np.linalg.norm(new - old - step, axis=1) > 1e-9
         for punctum, position, hit in zip(puncta, new, bounced, strict=True):
             punctum.position = position
+            if punctum.anchor is not None and (punctum.partner >= 0 or punctum.leaving is not None):
+                punctum.anchor = anchor(position, self.config, self.confining)  # its domain is where it is left
             if hit and punctum.heading is not None:
-                punctum.heading = self._direction()
+                punctum.heading = direction(self.rng)
 
     def _switching(self) -> tuple[float, float]:
         """Return the chances, per frame, to end and to begin a directed run: stationary at the set share."""
@@ -138,7 +152,7 @@ class _Colony:
         able = [p for p in self.alive.values() if p.partner < 0 and frame - p.born >= REST]
         for parent in self._choose("split", able, config.split_rate_s):
             share = float(np.clip(self.rng.beta(2, 2), 0.2, 0.8))
-            axis = self._direction()
+            axis = direction(self.rng)
             gap = 1.2 * config.contact_um
             self._end(parent, frame)
             children = []
@@ -164,6 +178,26 @@ class _Colony:
             else:
                 self.due["merge"] += 1  # nobody near: the next frame tries with another
 
+    def _vanish(self, frame: int) -> None:
+        if not self.config.vanish_rate_s:
+            return
+        chance = -np.expm1(-self.config.vanish_rate_s * self.config.dt_s)
+        old = [p for p in self.alive.values() if p.born < frame]
+        for punctum, drawn in zip(old, self.turnover.uniform(size=len(old)), strict=True):
+            if drawn < chance:
+                self._end(punctum, frame)
+                if punctum.partner in self.alive:
+                    self.alive[punctum.partner].partner = -1
+
+    def _appear(self, frame: int) -> None:
+        config, draw = self.config, self.turnover
+        if not config.appear_rate_s:
+            return
+        for position in self.cell.sample(draw.poisson(config.appear_rate_s * self.n_start * config.dt_s), draw):
+            heading = direction(draw) if draw.uniform() < config.directed_share else None
+            self._birth(frame, position, np.exp(config.brightness_spread * draw.standard_normal()),
+                        draw.uniform(*config.radius_um), heading=heading)
+
     def _choose(self, kind: str, able: list[Punctum], rate: float) -> list[Punctum]:
         self.due[kind] += rate * len(able) * self.config.dt_s
         n = min(int(self.due[kind]), len(able))
@@ -173,6 +207,7 @@ class _Colony:
     def _write(self, frame: int) -> None:
         config = self.config
         fade = np.exp(-frame * config.dt_s / config.bleach_s)
+        drift = np.multiply(config.drift_um_s, frame * config.dt_s)
         for punctum in self.alive.values():
             if punctum.leaving is not None and frame - punctum.born >= REST:
                 punctum.leaving = None
@@ -180,16 +215,20 @@ class _Colony:
                 punctum.dark -= 1
             elif self.rng.uniform() < config.blink_probability and frame > max(punctum.born, 0):
                 punctum.dark = int(self.rng.integers(1, config.blink_frames + 1))
-            voxel = punctum.position / np.asarray(config.spacing_um) - 0.5  # 0 is the centre of the first voxel
+            place = punctum.position + drift
+            seen = punctum.dark == 0 and bool(np.all((place >= 0) & (place < config.size_um)))
+            voxel = place / np.asarray(config.spacing_um) - 0.5  # 0 is the centre of the first voxel
             where = voxel * np.asarray(config.spacing_um)
             self.rows.append((punctum.id, frame, frame * config.dt_s, *voxel, *where, punctum.mass * fade,
-                              punctum.radius, punctum.dark == 0))
+                              punctum.radius, seen))
 
     # births, ends, events
 
     def _birth(self, frame: int, position: np.ndarray, mass: float, radius: float, parent: int = -1,
                **state: np.ndarray | None) -> Punctum:
         punctum = Punctum(len(self.tracks), np.array(position), float(mass), float(radius), frame, **state)
+        if self.config.confined_share and self.confining.uniform() < self.config.confined_share:
+            punctum.anchor, punctum.heading = anchor(punctum.position, self.config, self.confining), None
         self.alive[punctum.id] = punctum
         self.tracks.append({"track_id": punctum.id, "start": frame, "end": None, "parent_id": parent})
         return punctum
@@ -199,14 +238,11 @@ class _Colony:
         self.tracks[punctum.id]["end"] = frame - 1
 
     def _event(self, kind: str, frame: int, place: np.ndarray, parents: list[int], children: list[int]) -> None:
-        z_um, y_um, x_um = place - np.asarray(self.config.spacing_um) / 2
+        drift = np.multiply(self.config.drift_um_s, frame * self.config.dt_s)
+        z_um, y_um, x_um = place + drift - np.asarray(self.config.spacing_um) / 2
         self.events.append({"event_id": len(self.events), "kind": kind, "frame": frame, "z_um": z_um, "y_um": y_um,
                             "x_um": x_um, "parents": ";".join(map(str, parents)),
                             "children": ";".join(map(str, children))})
-
-    def _direction(self) -> np.ndarray:
-        vector = self.rng.standard_normal(3)
-        return vector / np.linalg.norm(vector)
 
 
 def _mass(punctum: Punctum) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +30,16 @@ def simulate_movie(config: SceneConfig | None = None, psf: Psf | None = None, ca
     """Simulate a movie in memory.
 
     Parameters: config, default the tiny movie; psf, default Gaussian; camera, default a common sCMOS; seed.
-    Returns: frames (t, z, y, x) uint16 and Truth, its labels (t, z, y, x) uint32 filled in.
+    Returns: frames (t, z, y, x) uint16 and Truth, its labels (t, z, y, x) uint32 filled in (raw stacks, with a scan).
     For movies larger than memory use `Scene` or `write_simulated`.
     """
     config = config or SceneConfig()
     scene = Scene(config, psf, camera, seed)
-    frames, labels = np.empty(config.shape, np.uint16), np.empty(config.shape, np.uint32)
-    for t in range(config.shape[0]):
-        frames[t], labels[t] = scene.render(t)
+    shape = (config.shape[0], *scene.frame_shape)
+    frames, labels = np.empty(shape, np.uint16), np.zeros(shape, np.uint32)
+    for t, (frame, (where, values)) in enumerate(rendered(scene)):
+        frames[t] = frame
+        labels[t].flat[where] = values
     return frames, dataclasses.replace(scene.truth, labels=labels)
 
 
@@ -53,19 +58,39 @@ def write_simulated(movie_path: Path, truth_path: Path, config: SceneConfig | No
     if isinstance(camera, str | Path):
         camera = camera_from_stack(read_stack(camera), source=f"measured on {Path(camera).name}")
     scene = Scene(config, psf, camera, seed)
-    masks: list[Sparse] = []  # kept while the frames go by: few voxels carry a label
-    write_frames(movie_path, _taken(scene, masks), config.shape, np.uint16, config.spacing_um,
-                 config.dt_s, name=SIMULATED, notes=[SIMULATED, f"PSF: {scene.psf.source}",
-                                                     f"camera: {scene.camera.source}"])
-    write_truth(truth_path, scene.truth, _dense(masks, config.shape[1:]))
+    masks: list[Sparse] = []  # kept while the frames go by
+    shape, spacing = (config.shape[0], *scene.frame_shape), scene.frame_spacing_um
+    notes = [SIMULATED, f"PSF: {scene.psf.source}", f"camera: {scene.camera.source}"]
+    write_frames(movie_path, _taken(scene, masks), shape, np.uint16, spacing, config.dt_s, name=SIMULATED,
+                 notes=notes + ["raw stage scan, skewed"] * bool(scene.scan))
+    write_truth(truth_path, scene.truth, _dense(masks, scene.frame_shape))
+
+
+def rendered(scene: Scene, workers: int | None = None) -> Iterator[tuple[np.ndarray, Sparse]]:
+    """Yield every frame of a scene with its masks, in order, drawn by threads (numpy lets go of them while it draws).
+
+    Parameters: scene; workers, default one a core, at most 8: that many frames are in memory. Same bits for any.
+    """
+    def draw(t: int) -> tuple[np.ndarray, Sparse]:
+        frame, labels = scene.render(t)
+        where = np.flatnonzero(labels)  # few voxels carry a label
+        return frame, (where, labels.flat[where])
+
+    workers = workers or min(os.cpu_count() or 1, 8)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque = deque()
+        for t in range(scene.config.shape[0]):
+            waiting.append(pool.submit(draw, t))
+            if len(waiting) > workers:  # one more than is drawn: no thread waits for the reader
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _taken(scene: Scene, masks: list[Sparse]) -> Iterator[np.ndarray]:
     """Yield the frames of a scene; note where each one's labels are, and which."""
-    for t in track(range(scene.config.shape[0]), "simulate", total=scene.config.shape[0]):
-        frame, labels = scene.render(t)
-        where = np.flatnonzero(labels)
-        masks.append((where, labels.flat[where]))
+    for frame, sparse in track(rendered(scene), "simulate", total=scene.config.shape[0]):
+        masks.append(sparse)
         yield frame
 
 

@@ -32,14 +32,28 @@ class Psf:
     source: str
 
     @cached_property
-    def _spectrum(self) -> np.ndarray:
-        """(2Z, 2Y, 2X) transform of the kernel about its centre, zero-padded so that a blurred copy never wraps."""
-        padded = [2 * n for n in self.kernel.shape]
-        spectrum = np.fft.fftn(self.kernel.astype(np.float64), padded)
-        for axis, n in enumerate(self.kernel.shape):
-            turn = np.exp(2j * np.pi * np.fft.fftfreq(padded[axis]) * (n // 2))
-            spectrum *= turn.reshape([-1 if a == axis else 1 for a in range(3)])
-        return spectrum
+    def _waves(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per axis: (f,) frequencies in cycles per um and the (2f, n) cosines and sines that take samples to them.
+
+        The samples are taken as padded to twice their number, so that a shifted copy never wraps round.
+        """
+        waves = []
+        for n, h in zip(self.kernel.shape, self.spacing_um, strict=True):
+            frequency = np.fft.rfftfreq(2 * n, h)
+            turns = 2 * np.pi * np.outer(frequency, (np.arange(n) - n // 2) * h)
+            weight = np.where((frequency == 0) | (np.arange(n + 1) == n), 0.5, 1.0)[:, None] / n
+            waves.append((frequency, np.concatenate([weight * np.cos(turns), weight * np.sin(turns)])))
+        return waves
+
+    def _sampled(self, axis: int, away_um: np.ndarray, radius_um: float, voxel_um: float) -> np.ndarray:
+        """Return the matrix (..., p, n) that turns the kernel's samples along an axis into light in voxels.
+
+        Parameters: away_um (..., p), voxel centres from the punctum's.
+        """
+        frequency, wave = self._waves[axis]
+        body = np.exp(-2 * (np.pi * radius_um * frequency) ** 2) * np.sinc(frequency * voxel_um)
+        turns = 2 * np.pi * away_um[..., None] * frequency
+        return np.concatenate([np.cos(turns) * body, np.sin(turns) * body], -1) @ wave
 
     def half_width_px(self, spacing_um: Triple, radius_um: float = 0.0) -> tuple[int, int, int]:
         """Return how far, in voxels of a movie, a punctum of that size can reach from its centre."""
@@ -47,26 +61,37 @@ class Psf:
         period = [n * h for n, h in zip(self.kernel.shape, self.spacing_um, strict=True)]
         return tuple(math.ceil(min(r, 0.95 * p) / s) for r, p, s in zip(reach, period, spacing_um, strict=True))
 
-    def patch(self, position_px: np.ndarray, radius_um: float, spacing_um: Triple) -> tuple[np.ndarray, np.ndarray]:
+    def patch(self, position_px: np.ndarray, radius_um: float, spacing_um: Triple,
+              shear_px: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Draw one punctum of unit light, integrated over voxels.
 
         Parameters: position_px (3,) z, y, x of its centre in voxels (voxel 0 spans -0.5 to 0.5); radius_um, the
-        sigma of its Gaussian body; spacing_um of the movie.
+        sigma of its Gaussian body; spacing_um of the movie; shear_px, how far plane z is moved along -x, per plane
+        (0, or a stage scan's: see `Scan`).
         Returns: patch (pz, py, px) float64, non-negative, sum 1; and (3,) int, the voxel its first corner lies on.
-        Method: kernel(f) exp(-2 pi^2 r^2 f^2) sinc(f a) exp(2 pi i f (x - c)), one small matrix per axis: the exact
-        band-limited shift, so no interpolation error moves the centroid.
+        Method: kernel(f) exp(-2 pi^2 r^2 f^2) sinc(f a) exp(2 pi i f (x - c)), one small real matrix per axis: the
+        exact band-limited shift, so no interpolation error moves the centroid.
         """
-        half = self.half_width_px(spacing_um, radius_um)
+        half = np.array(self.half_width_px(spacing_um, radius_um))
         corner = np.rint(position_px).astype(int) - half
-        image = self._spectrum
-        for axis in range(3):
-            frequency = np.fft.fftfreq(image.shape[axis], self.spacing_um[axis])  # (f,) cycles per um
-            away = (np.arange(2 * half[axis] + 1) + corner[axis] - position_px[axis]) * spacing_um[axis]  # (p,) um
-            body = np.exp(-2 * (np.pi * radius_um * frequency) ** 2) * np.sinc(frequency * spacing_um[axis])
-            matrix = np.exp(2j * np.pi * np.outer(away, frequency)) * body  # (p, f)
-            image = np.moveaxis(np.tensordot(matrix, image, (1, axis)), 0, axis)
-        image = np.clip(image.real, 0, None)  # band-limited shifts ring by about 1e-4 of the peak
-        return image / image.sum(), corner
+        away = [(np.arange(2 * h + 1) + c - p) * s
+                for h, c, p, s in zip(half, corner, position_px, spacing_um, strict=True)]
+        middle = position_px[2] - shear_px * (np.arange(2 * half[0] + 1) + corner[0])  # (pz,) the centre's x
+        first = np.rint(middle).astype(int) - half[2]
+        if shear_px:
+            away[2] = (np.arange(2 * half[2] + 1) + (first - middle)[:, None]) * spacing_um[2]  # (pz, px)
+        along_z, along_y, along_x = (self._sampled(axis, away[axis], radius_um, spacing_um[axis]) for axis in range(3))
+        image = np.tensordot(along_z, self.kernel, 1)  # (pz, ny, nx)
+        image = along_y @ image @ np.swapaxes(along_x, -1, -2)  # (pz, py, px)
+        image = np.clip(image, 0, None)  # band-limited shifts ring by about 1e-4 of the peak
+        image /= image.sum()
+        if not shear_px:
+            return image, corner
+        corner[2] = first.min()
+        sheared = np.zeros((*image.shape[:2], image.shape[2] + first.max() - first.min()))
+        for plane, moved, x in zip(image, sheared, first - corner[2], strict=True):
+            moved[:, x:x + image.shape[2]] = plane
+        return sheared, corner
 
     def render(self, shape: tuple[int, int, int], positions_px: np.ndarray, photons: np.ndarray,
                radius_um: np.ndarray | float, spacing_um: Triple) -> np.ndarray:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from cellfm_nb.movie import write_frames
 from cellfm_nb.simulate.config import SceneConfig
+from cellfm_nb.simulate.scan import Scan
 
 
 @dataclass
@@ -21,8 +22,9 @@ class Truth:
 
     positions: one row a punctum and frame, dark ones too (visible False); z, y, x in voxels; mass is the light it
     gives in that frame, bleaching included, blinking not: relative from `simulate_tracks`, photoelectrons from
-    `simulate_movie`. tracks: start, end, parent_id (-1 none; a merge's child has the brighter parent). events: split
-    and merge. labels: (t, z, y, x) uint32, track_id + 1, or None. made_with: PSF, camera, background, SNR, seed.
+    `simulate_movie`. tracks: start, end, parent_id (-1 none; a merge's child has the brighter parent): one that starts
+    late without a parent appeared, one that ends early and is no event's parent vanished. events: split and merge.
+    labels: (t, z, y, x) uint32, track_id + 1, or None. made_with: PSF, camera, background, SNR, seed.
     """
 
     config: SceneConfig
@@ -47,6 +49,7 @@ def write_truth(folder: Path, truth: Truth, labels: Iterable[np.ndarray] | None 
     (folder / "scene.json").write_text(json.dumps(scene, indent=1) + "\n")
     frames = truth.labels if labels is None else labels
     if frames is not None:
-        config = truth.config
-        write_frames(folder / "labels.zarr", frames, config.shape, np.uint32, config.spacing_um, config.dt_s,
+        config, scan = truth.config, Scan.of(truth.config)
+        shape, spacing = (scan.raw_shape, scan.raw_spacing_um) if scan else (config.shape[1:], config.spacing_um)
+        write_frames(folder / "labels.zarr", frames, (config.shape[0], *shape), np.uint32, spacing, config.dt_s,
                      name="truth", labels=True)

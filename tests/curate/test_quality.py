@@ -4,7 +4,8 @@ import pytest
 from scipy import ndimage
 
 from cellfm_nb.curate import accepted, quality_table, write_quality
-from cellfm_nb.curate.quality import COLUMNS
+from cellfm_nb.curate.quality import COLUMNS, empty_planes
+from cellfm_nb.curate.quality_summary import SUMMARY, movie_quality, ranked, summarise
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -77,3 +78,68 @@ def test_file_reads_back(tmp_path, frames):
     write_quality(tmp_path / "quality.csv", tmp_path / "movie.ome.zarr")
     table = pd.read_csv(tmp_path / "quality.csv", keep_default_na=False)
     assert list(table.columns) == COLUMNS and accepted(table) == [0, 1, 2]
+
+
+def test_empty_planes_are_counted_and_the_usual_ones_forgiven(frames):
+    broken = frames.copy()
+    broken[3, 5] = 200  # one plane never written: a constant
+    broken[6, :6] = np.random.default_rng(0).normal(100, 1.6, broken[6, :6].shape).astype(np.uint16)  # light off
+    table = verdicts(broken)
+    assert table.empty_planes[3] == pytest.approx(1 / 16) and table.verdict[3] == "unsure"
+    assert "planes empty" in table.reason[3]
+    assert table.empty_planes[6] == 6 / 16 and table.verdict[6] == "reject"
+    assert (table.empty_planes.drop([3, 6]) == 0).all()
+    skewed = frames.copy()
+    skewed[:, :4] = 100  # the corner of a deskewed stack: empty in every frame, no defect
+    table = verdicts(skewed)
+    assert (table.empty_planes == 0.25).all() and (table.verdict == "accept").all(), table.reason
+    # the wrong variant: a plane dimmer than the brightest by half would be called empty on any depth gradient
+    sloping = (frames[0] * np.linspace(0.4, 1, 16)[:, None, None]).astype(np.uint16)
+    assert empty_planes(sloping, 10.0) == 0 and (sloping.mean((1, 2)) < sloping.mean((1, 2)).max() / 2).any()
+
+
+class Torn:
+    """A movie whose fourth frame a codec can't read."""
+
+    shape, dtype = (5, 1, 16, 96, 96), np.dtype(np.uint16)
+
+    def __init__(self, frames):
+        self.frames = frames
+
+    def __getitem__(self, index):
+        if index[0] == 3:
+            raise RuntimeError("zlib: incorrect data check")
+        return self.frames[index[0]]
+
+
+def test_a_frame_that_cant_be_read_is_out_and_the_others_stay(frames):
+    table = quality_table(Movie(Torn(frames), SPACING, 2.0, "torn"), quiet=True)
+    assert table.dropped.tolist() == ["", "", "", "missing", ""] and table.verdict[3] == "reject"
+    assert "zlib" in table.reason[3] and (table.verdict.drop(3) == "accept").all()
+
+
+def test_the_summary_counts_ranks_and_times_the_bleaching(frames):
+    light = np.exp(-np.arange(T) / 12)  # of background and puncta alike: half of it is gone after 8.3 frames
+    fading = np.stack([puncta((16, 96, 96), seed=5, background=100 * f, peak=120 * f, n=40) for f in light])
+    broken = frames.copy()
+    broken[2], broken[9] = 300, broken[8]
+    rows = [movie_quality(verdicts(f), dt_s=2.0, movie=n) for n, f in
+            (("fading", fading), ("broken", broken), ("whole", frames), ("dark", np.full_like(frames, 7)))]
+    table = summarise(rows)
+    assert list(table.columns) == SUMMARY and table["rank"].tolist() == [1, 2, 3, 4]
+    assert table.movie.tolist()[0] == "whole" and table.movie.tolist()[-1] == "dark"
+    by = table.set_index("movie")
+    assert (by.missing["broken"], by.repeated["broken"], by.rejected["broken"]) == (1, 1, 2)
+    assert by.score["whole"] == pytest.approx(np.log2(by.snr["whole"] / 3.1)) and by.score["dark"] == 0
+    assert by.score["broken"] == pytest.approx(10 / 12 * np.log2(by.snr["broken"] / 3.1))
+    assert by.half_life_s["fading"] == pytest.approx(2 * 12 * np.log(2), rel=0.1)
+    assert 0 < by.half_life_sd_s["fading"] < 1
+    assert by.missing["dark"] == T and np.isnan(by.half_life_s["dark"])
+
+
+def test_frames_are_ranked_for_the_gallery(frames):
+    table = verdicts(frames)
+    table.loc[4, "verdict"], table.loc[0, "verdict"] = "unsure", "reject"
+    best = ranked(table)
+    assert best.frame.tolist()[-1] == 0 and best.frame.tolist()[-2] == 4
+    assert best.snr[:-2].is_monotonic_decreasing

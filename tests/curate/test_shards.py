@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellfm_nb.curate import ShardIndex, read_shards, write_crops, write_quality, write_shards
+from cellfm_nb.curate.split import split_movies
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -148,3 +149,75 @@ def test_crops_of_a_movie_and_a_stack(tmp_path):
     assert {m["frame"] for _, m in got if m["key"].startswith("movie")} == {0, 1, 3}
     assert all(a.shape == (8, 24, 24) and a.dtype == np.float16 and np.isfinite(a).all() for a, _ in got)
     assert all(m["spacing_um"] == pytest.approx([0.25, 0.1, 0.1]) and m["signal"] > 0 for _, m in got)
+
+
+def test_the_index_counts_and_digests_every_file(packed):
+    paths, index = packed
+    for path, shard in zip(paths, index.shards, strict=True):
+        data = path.read_bytes()
+        assert shard["bytes"] == len(data) and shard["sha256"] == hashlib.sha256(data).hexdigest()
+        for member in shard["members"]:
+            npy, n_npy, told, n_told = member["at"]
+            assert hashlib.sha256(data[npy : npy + n_npy]).hexdigest() == member["npy"]
+            assert json.loads(data[told : told + n_told])["sha256"] == member["npy"]
+    assert sum(len(s["members"]) for s in index.shards) == len(index)  # P1: the shards' counts are the data set's
+
+
+def test_long_keys_keep_their_place(tmp_path):
+    """Names over 100 characters take more than one header block in a tar file."""
+    key = "k" * 180
+    index = write_shards(tmp_path / "crops", [(key, np.arange(5), {}), ("b", np.arange(7), {})])
+    data = (tmp_path / "crops-000000.tar").read_bytes()
+    for member in index.shards[0]["members"]:
+        assert data[member["at"][0] :][:6] == b"\x93NUMPY"
+    assert [m["key"] for _, m in read_shards(tmp_path / "crops-000000.tar", index)] == [key, "b"]
+
+
+def test_webdataset_reads_the_same_arrays(packed):
+    wds = pytest.importorskip("webdataset")
+    paths, _ = packed
+    read = list(wds.WebDataset([str(p) for p in paths], shardshuffle=False).decode().to_tuple("__key__", "npy", "json"))
+    for (key, array, meta), (name, got, told) in zip(samples(), read, strict=True):
+        told.pop("sha256")
+        assert name == key and got.dtype == array.dtype and np.array_equal(got, array) and told == meta
+
+
+# the split into train and validation
+
+
+def digests(n, start=0):
+    return [hashlib.sha256(str(i).encode()).hexdigest() for i in range(start, start + n)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(2, 40), more=st.integers(1, 10), seed=st.integers(0, 99), share=st.floats(0.05, 0.5))
+def test_adding_a_movie_moves_no_other(n, more, seed, share):
+    first = split_movies(digests(n), seed, share)
+    assert first == split_movies(reversed(digests(n)), seed, share)
+    assert set(first.values()) == {"train", "validation"}
+    then = split_movies(digests(n + more), seed, share, known=first)
+    assert all(then[d] == first[d] for d in first)
+
+
+def test_every_tenth_of_a_sorted_list_would_move_movies():
+    """The wrong variant of a split, which the property above tells from ours."""
+    def every_tenth(found):
+        return {d: i % 10 == 0 for i, d in enumerate(sorted(found))}
+
+    old, new = every_tenth(digests(60)), every_tenth(digests(61))
+    assert any(new[d] != old[d] for d in old)
+
+
+def test_split_share_and_seed():
+    sides = [split_movies(digests(2000), seed, 0.1) for seed in (0, 1)]
+    counts = [sum(s == "validation" for s in side.values()) for side in sides]
+    assert all(160 < n < 240 for n in counts) and sides[0] != sides[1]
+    assert split_movies([]) == {}
+
+
+def test_an_index_is_split_by_its_marks():
+    index = ShardIndex([{"name": "a", "members": [{"key": "a"}], "split": "train"},
+                        {"name": "b", "members": [{"key": "b"}], "split": "validation"}])
+    assert index.split("train").keys == ["a"] and index.split("validation").keys == ["b"]
+    with pytest.raises(InputError, match="train, validation"):
+        index.split("test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import rng
@@ -51,7 +51,49 @@ def test_an_undetermined_line_falls_back_and_says_so():
     assert found.offset == pytest.approx(100, abs=1.5) and "assumed" in found.source
 
 
+def exact_distribution(x, light, read):
+    """The distribution function of Poisson(light) + Normal(0, read^2): the oracle."""
+    k = np.arange(int(light + 12 * np.sqrt(light) + 20))
+    return (stats.poisson.pmf(k, light)[:, None] * stats.norm.cdf((x - k[:, None]) / read)).sum(0)
+
+
+@pytest.mark.parametrize("light", [0.5, 3.0, 12.0, 100.0])
+def test_quick_noise_has_the_exact_distribution_and_a_gaussian_does_not(light):
+    read, n = 1.6, 1_000_000
+    fine = Camera(offset=2000, gain=100, read_noise=read, quick=True)  # rounding to 0.01 photoelectrons
+    taken = (fine.expose(np.full((10, 1000, n // 10000), light), rng(1, "quick", light)).ravel() - 2000.0) / 100
+    x = np.linspace(light - 6 * np.sqrt(light + read**2), light + 8 * np.sqrt(light + read**2), 300)
+    measured = np.searchsorted(np.sort(taken), x) / n
+    exact = exact_distribution(x, light, read)
+    assert np.abs(measured - exact).max() < 0.004
+    assert taken.mean() == pytest.approx(light, abs=0.02) and taken.var() == pytest.approx(light + read**2, rel=0.01)
+    assert np.abs(stats.norm.cdf(x, light, np.sqrt(light + read**2)) - exact).max() > 0.005
+
+
+def test_quick_is_not_used_where_single_electrons_show():
+    exact, quick = Camera(read_noise=0.3), Camera(read_noise=0.3, quick=True)
+    light = np.full((4, 20, 20), 3.0)
+    assert np.array_equal(exact.expose(light, rng(0, "a")), quick.expose(light, rng(0, "a")))
+
+
+def test_hot_pixels_and_read_noise_are_fixed_to_the_pixels():
+    camera = Camera(offset=100, gain=2, read_noise=1.5, hot_share=0.01, hot_electrons=80, read_spread=0.5)
+    pixels = camera.pixels((100, 100), 7)
+    assert all(np.array_equal(a, b) for a, b in zip(pixels, camera.pixels((100, 100), 7), strict=True))
+    assert not np.array_equal(pixels[0], camera.pixels((100, 100), 8)[0])
+    frames = np.array([camera.expose(np.zeros((5, 100, 100)), rng(t, "hot"), pixels) for t in range(40)], float)
+    mean, sd = frames.mean((0, 1)), frames.std((0, 1))
+    assert 60 <= (pixels[0] > 0).sum() <= 140 and pixels[0][pixels[0] > 0].mean() == pytest.approx(80, rel=0.3)
+    assert np.abs((mean - 100) / 2 - pixels[0]).max() < 4 * np.sqrt(pixels[0].max() / 200)
+    cold = pixels[0] == 0
+    assert np.corrcoef(sd[cold], pixels[1][cold])[0, 1] > 0.98  # each pixel has its own read noise
+    assert np.median(pixels[1]) == pytest.approx(1.5, rel=0.03)
+    assert np.log(pixels[1]).std() == pytest.approx(0.5, rel=0.03)
+    assert Camera().pixels((100, 100), 7) is None
+
+
 @pytest.mark.parametrize("call", [
+    lambda: Camera(hot_share=1.5), lambda: Camera(read_spread=-1),
     lambda: Camera(gain=0), lambda: Camera(read_noise=-1), lambda: Camera(offset=float("nan")),
     lambda: Camera().expose(np.array([-1.0]), rng(0, "x")), lambda: Camera().expose(np.array([np.nan]), rng(0, "x")),
     lambda: camera_from_stack(np.zeros((64, 64))), lambda: camera_from_stack(np.zeros((3, 8, 8))),

@@ -66,7 +66,7 @@ def test_events_fit_the_tracks_and_conserve_mass(seed):
         assert all(tracks.loc[c, "parent_id"] in parents for c in children)
         before = sum(rows.loc[(p, event.frame - 1), "mass"] for p in parents)
         after = sum(rows.loc[(c, event.frame), "mass"] for c in children)
-        assert after == pytest.approx(before * fade, rel=1e-9)
+        assert after == pytest.approx(before * fade, rel=1e-12)
         if event.kind == "split":
             gap = rows.loc[(children[0], event.frame), UM] - rows.loc[(children[1], event.frame), UM]
             assert np.linalg.norm(gap.astype(float)) < 3 * config.contact_um
@@ -95,6 +95,84 @@ def test_diffusion_is_what_was_set():
     squared = steps(simulate_tracks(config, 3).positions) ** 2
     measured = squared.mean(0) / (2 * config.dt_s)
     assert np.abs(measured / 0.01 - 1).max() < 0.05
+
+
+WIDE = {"shape": (60, 300, 300, 300), "spacing_um": (0.1, 0.1, 0.1), "n_puncta": 300, "envelope": "box",
+        "directed_share": 0, "split_rate_s": 0, "merge_rate_s": 0}
+
+
+def spread(positions):
+    """Mean squared displacement per axis between the first frame and every other, um^2."""
+    table = positions.pivot(index="frame", columns="track_id", values=UM)
+    return ((table - table.iloc[0]) ** 2).mean(axis=1).to_numpy()
+
+
+def test_a_spring_confines_as_its_theory_says():
+    config = SceneConfig(**WIDE, diffusion_um2_s=0.005, confined_share=1, confinement_um=0.15)
+    measured, lag = spread(simulate_tracks(config, 3).positions), np.arange(60) * config.dt_s
+    expected = 2 * 0.15**2 * (1 - np.exp(-config.diffusion_um2_s * lag / 0.15**2))  # Ornstein-Uhlenbeck
+    assert np.abs(measured[1:] / expected[1:] - 1).max() < 0.2
+    assert measured[20:].mean() == pytest.approx(expected[20:].mean(), rel=0.03)
+    free = spread(simulate_tracks(dataclasses.replace(config, confined_share=0), 3).positions)
+    assert free[-1] > 5 * measured[-1]  # the negative control
+
+
+def test_a_ball_holds_a_punctum_uniformly():
+    config = SceneConfig(**WIDE | {"n_puncta": 150}, diffusion_um2_s=0.02, confined_share=1, confinement="walls",
+                         confinement_um=0.3)
+    truth = simulate_tracks(config, 3)
+    table = truth.positions.pivot(index="frame", columns="track_id", values=UM)
+    widest = np.sqrt(sum((table[a].max() - table[a].min()) ** 2 for a in UM))
+    assert widest.max() < 2 * 0.3 * np.sqrt(3) and np.ptp(table["x_um"].to_numpy(), axis=0).max() <= 2 * 0.3
+    # two independent places in a ball of radius R differ by 2 R^2 / 5 per axis
+    assert spread(truth.positions)[15:].mean() == pytest.approx(2 * 0.3**2 / 5, rel=0.05)
+
+
+def test_only_the_share_asked_for_is_confined():
+    config = SceneConfig(**WIDE | {"directed_share": 0.5}, diffusion_um2_s=0.005, confined_share=0.4,
+                         confinement_um=0.1, speed_um_s=0.3)
+    table = simulate_tracks(config, 3).positions.pivot(index="frame", columns="track_id", values="x_um")
+    assert (table.std() < 0.2).mean() == pytest.approx(0.4, abs=0.08)
+
+
+def test_puncta_appear_and_vanish_at_their_rates():
+    config = SceneConfig(**WIDE, diffusion_um2_s=0.005, appear_rate_s=0.004, vanish_rate_s=0.006)
+    truth, last = simulate_tracks(config, 5), 59
+    named = {int(i) for column in ("parents", "children") for ids in truth.events[column] for i in ids.split(";")}
+    born = truth.tracks.query("start > 0 and parent_id < 0")
+    gone = truth.tracks[(truth.tracks["end"] < last) & ~truth.tracks["track_id"].isin(named)]
+    seconds = (len(truth.positions) - len(truth.positions.query("frame == @last"))) * config.dt_s
+    for count, expected in ((len(born), 0.004 * 300 * last * config.dt_s), (len(gone), 0.006 * seconds)):
+        assert abs(count - expected) < 3 * np.sqrt(expected)
+    counts = truth.positions.groupby("track_id").size()
+    assert (counts == (truth.tracks["end"] - truth.tracks["start"] + 1).to_numpy()).all()
+    assert born["start"].between(1, last).all() and (gone["end"] >= gone["start"]).all()
+
+
+def test_vanishing_partners_and_an_empty_field_are_survived():
+    config = SceneConfig(shape=(60, 24, 64, 64), n_puncta=30, vanish_rate_s=0.05, merge_rate_s=0.05)
+    truth = simulate_tracks(config, 1)
+    assert truth.positions["frame"].max() < 59 and len(truth.events)
+
+
+def test_splits_and_merges_come_at_their_rates():
+    config = SceneConfig(shape=(60, 40, 144, 144), n_puncta=80, split_rate_s=0.004, merge_rate_s=0)
+    truth = simulate_tracks(config, 2)
+    age = truth.positions["frame"] - truth.positions["track_id"].map(truth.tracks.set_index("track_id")["start"])
+    able = ((age >= 3) | (truth.positions["track_id"] < 80)).sum() * config.dt_s
+    assert len(truth.events) == pytest.approx(0.004 * able, rel=0.05)
+
+
+def test_switching_something_on_leaves_the_other_random_numbers(truth):
+    drifting = simulate_tracks(SceneConfig(drift_um_s=(0.0, 0.01, -0.02)), 0)
+    moved = drifting.positions[UM] - truth.positions[UM]
+    assert np.allclose(moved, truth.positions["t_s"].to_numpy()[:, None] * [0, 0.01, -0.02])
+    assert np.allclose(drifting.events[UM] - truth.events[UM],
+                       2.0 * truth.events["frame"].to_numpy()[:, None] * [0, 0.01, -0.02])
+    born = simulate_tracks(SceneConfig(appear_rate_s=0.001, split_rate_s=0, merge_rate_s=0), 0).positions
+    same = simulate_tracks(SceneConfig(split_rate_s=0, merge_rate_s=0), 0).positions
+    first = born.query("frame == 0")
+    assert np.array_equal(first[UM], same.query("frame == 0")[UM])
 
 
 def test_directed_runs_are_as_fast_and_as_common_as_set():
@@ -153,6 +231,8 @@ def test_density_decides_the_number():
     {"shape": (0, 40, 144, 144)}, {"shape": (20, 144, 144)}, {"shape": (2.5, 40, 144, 144)},
     {"spacing_um": (0.25, -0.1, 0.1)}, {"spacing_um": (0.25, 0.1)}, {"dt_s": 0}, {"snr": -1}, {"snr": float("nan")},
     {"n_puncta": 0}, {"diffusion_um2_s": -1}, {"directed_share": 1}, {"blink_probability": 1.5},
+    {"confined_share": 2}, {"confinement": "rope"}, {"confinement_um": 0}, {"drift_um_s": (0, 1)},
+    {"drift_um_s": (0, 1, float("nan"))}, {"vanish_rate_s": -1}, {"scan_angle_deg": 0}, {"scan_direction": 2},
     {"radius_um": (0.2, 0.1)}, {"envelope": "torus"}, {"background_photons": -2}, {"density_per_um3": float("inf")}])
 def test_bad_scenes_are_refused(change):
     with pytest.raises(InputError) as caught:

@@ -1,0 +1,122 @@
+"""One movie of a data set, from file to shards: a task that can be killed, repeated, and run anywhere."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from cellfm_nb.atomic import whole
+from cellfm_nb.curate.pack import crops_of
+from cellfm_nb.curate.quality import accepted, quality_table
+from cellfm_nb.curate.shards import Sample, ShardIndex, write_shards
+from cellfm_nb.errors import InputError
+from cellfm_nb.movie import Movie
+from cellfm_nb.provenance import code_digest, content_digest, digest, outside_digest
+
+ROW = ["name", "path", "status", "reason", "frames", "accepted", "crops", "seconds", "folder"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to every movie of a data set.
+
+    crop_shape (z,y,x) voxels; n_crops per movie, over its channels; method as in `choose_crops`; seed; channels (None:
+    all); spacing_um (z,y,x), dt_s and axes, where the files do not say; target_um (z,y,x), resample to it (None: each
+    movie keeps its own spacing); max_bytes of a shard.
+    """
+
+    crop_shape: tuple[int, int, int] = (24, 64, 64)
+    n_crops: int = 192
+    method: str = "content"
+    seed: int = 0
+    channels: tuple[int, ...] | None = None
+    spacing_um: tuple[float, float, float] | None = None
+    dt_s: float | None = None
+    axes: str | None = None
+    target_um: tuple[float, float, float] | None = None
+    max_bytes: int = 1_000_000_000
+
+
+def curate_movie(path: str | Path, folder: str | Path, recipe: Recipe) -> dict[str, Any]:
+    """Curate one movie into folder/<name>-<digest>/: quality.csv, crops-*.tar, index.json; whole or not at all.
+
+    Parameters: path of the movie; folder of the data set; recipe.
+    Returns: a row of movies.csv; status "done", "unchanged" (what is there was made from the same movie by the same
+    recipe and code, and every byte of it still is what was written), or "failed" with the reason. Never raises: one
+    bad movie must not end the others.
+    """
+    start = time.monotonic()
+    row: dict[str, Any] = dict.fromkeys(ROW, "") | {"name": movie_name(path), "path": str(path), "frames": 0,
+                                                    "accepted": 0, "crops": 0}
+    try:
+        content = outside_digest(Path(path)) if Path(path).exists() else ""  # opening says what is wrong
+        target = Path(folder) / tag(path, content)
+        key = digest({"movie": content, "recipe": asdict(recipe), "code": code_digest(__name__)})
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):  # a worker thought lost may still be at it
+            row["status"] = "unchanged" if is_whole(target, key) else "done"
+            if row["status"] == "done":
+                with whole(target) as partial:
+                    partial.mkdir()
+                    write_curated(partial, Path(path), content, recipe, key)
+            index = ShardIndex.load(target / "index.json")
+        row |= {k: index.about[k] for k in ("frames", "accepted")} | {"crops": len(index), "folder": target.name}
+    except InputError as error:
+        row |= {"status": "failed", "reason": f"{error.what.rstrip('.')}: {error.got}. {error.do or ''}".strip()}
+    except Exception as error:
+        row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    return row | {"reason": " ".join(row["reason"].split()), "seconds": round(time.monotonic() - start, 2)}
+
+
+def write_curated(out: Path, path: Path, content: str, recipe: Recipe, key: str) -> None:
+    """Write the quality table, the shards and their index of one movie into the folder `out`.
+
+    Parameters: out; path of the movie; content, its digest; recipe; key, the digest of all that this is made from.
+    """
+    movie = Movie.open(path, recipe.spacing_um, recipe.dt_s, recipe.axes)
+    channels = range(movie.n_channels) if recipe.channels is None else recipe.channels
+    tables = {c: quality_table(movie, c=c, quiet=True) for c in channels}
+    pd.concat([t.assign(channel=c) for c, t in tables.items()]).to_csv(out / "quality.csv", index=False)
+    usable = {c: table for c, table in tables.items() if (table.verdict != "reject").any()}
+    if not usable:
+        accepted(pd.concat(tables.values()))  # says why
+    about: dict[str, Any] = {
+        "key": key, "movie": movie_name(path), "sha256": content, "frames": movie.n_frames * len(tables),
+        "accepted": sum(len(accepted(table)) for table in usable.values()), "spacing_um": list(movie.spacing_um),
+        "dt_s": movie.dt_s, "notes": list(movie.notes), "recipe": asdict(recipe), "sources": []}
+
+    def samples() -> Iterator[Sample]:
+        for k, (c, table) in enumerate(usable.items()):
+            n = recipe.n_crops * (k + 1) // len(usable) - recipe.n_crops * k // len(usable)
+            yield from crops_of(movie, accepted(table), n, tag(path, content), content, c=c,
+                                crop_shape=recipe.crop_shape, method=recipe.method, seed=recipe.seed, draw=content,
+                                target_um=recipe.target_um, about=about)
+
+    write_shards(out / "crops", samples(), recipe.max_bytes, about).save(out / "index.json")
+
+
+def is_whole(target: Path, key: str) -> bool:
+    """Say whether a movie's folder was made from the same (its key), and no byte of its shards has changed since."""
+    try:
+        index = ShardIndex.load(target / "index.json")
+        return index.about.get("key") == key and (target / "quality.csv").exists() and all(
+            content_digest(target / shard["name"]) == shard["sha256"] for shard in index.shards)
+    except (OSError, InputError):
+        return False
+
+
+def movie_name(path: str | Path) -> str:
+    """Return a movie's name for files and keys: letters, digits, - and _ of its file name, without the suffixes."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).name.split(".")[0]).strip("-") or "movie"
+
+
+def tag(path: str | Path, content: str) -> str:
+    """Return the name a movie goes by in a data set: its own, and the first of its digest."""
+    return f"{movie_name(path)}-{content.removeprefix('glance:')[:8]}"

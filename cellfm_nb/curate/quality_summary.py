@@ -1,0 +1,74 @@
+"""One line per movie and channel: what was recorded, how good it is, how fast it fades, and which comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+NOTHING = 3.1  # the snr of a volume that holds nothing but noise (see `quality_table`)
+SUMMARY = ["rank", "movie", "channel", "score", "frames", "accepted", "unsure", "rejected", "repeated", "missing",
+           "snr", "saturation", "focus", "drift_px", "empty_planes", "half_life_s", "half_life_sd_s"]
+
+
+def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "",
+                  channel: int = 0) -> dict[str, object]:
+    """Summarise the quality table of one channel of a movie.
+
+    Parameters: table, from `quality_table` (with or without readers' verdicts); dt_s, None when unknown (the
+    half-life is then counted in frames: dt 1); movie, its name; channel.
+    Returns: {movie, channel; frames, accepted, unsure, rejected (counts); repeated, missing (dropped frames);
+      snr, focus, drift_px: medians over frames not rejected, as defined in `quality_table`: snr is the 99.9 percentile
+      above the background over the background's noise, after smoothing by one voxel, 3.1 where there is nothing;
+      saturation, the worst frame's share of voxels; empty_planes, the mean share of planes without light;
+      half_life_s and its standard error: of the height of the 99.9 percentile above the median, NaN where no fading
+      can be told (faint movies seem to fade slower than they do: noise adds to the height, and fades less);
+      score, share of accepted frames x log2(snr / 3.1): 0 is nothing to see or nothing to use, and every doubling of
+      the signal counts one}.
+    """
+    good = table[table.verdict != "reject"]
+    snr = float(good.snr.median()) if len(good) else np.nan
+    height = (good.p999 - good.p50).to_numpy(float)  # of what stands out: needs no dark level, which nobody measured
+    life, sd = half_life(good.frame.to_numpy(float) * (dt_s or 1.0), height)
+    count = table.verdict.value_counts()
+    return {"movie": movie, "channel": channel, "frames": len(table), "accepted": int(count.get("accept", 0)),
+            "unsure": int(count.get("unsure", 0)), "rejected": int(count.get("reject", 0)),
+            "repeated": int((table.dropped == "repeated").sum()), "missing": int((table.dropped == "missing").sum()),
+            "snr": snr, "saturation": float(table.saturation.max()), "focus": float(good.focus.median()),
+            "drift_px": float(good.drift_px.median()), "empty_planes": float(table.empty_planes.mean()),
+            "half_life_s": life, "half_life_sd_s": sd,
+            "score": int(count.get("accept", 0)) / max(len(table), 1) * max(np.log2(max(snr, NOTHING) / NOTHING), 0.0)
+            if len(good) else 0.0}
+
+
+def half_life(t_s: np.ndarray, light: np.ndarray) -> tuple[float, float]:
+    """Return the half-life (s) of a light that fades exponentially, and its standard error.
+
+    A least-squares line through the logarithm, error by propagation; (NaN, NaN) where the slope is not told from
+    zero by 3 standard errors, or there are fewer than five frames.
+    """
+    usable = np.isfinite(light) & (light > 0)
+    if usable.sum() < 5:
+        return np.nan, np.nan
+    line = stats.linregress(t_s[usable], np.log(light[usable]))
+    if not line.slope < -3 * line.stderr:
+        return np.nan, np.nan
+    life = -np.log(2) / line.slope
+    return float(life), float(life * line.stderr / -line.slope)
+
+
+def summarise(rows: list[Mapping[str, object]]) -> pd.DataFrame:
+    """Rank movies and channels: 1 has the highest score of `movie_quality`; equal scores go by name and channel."""
+    table = pd.DataFrame(rows, columns=SUMMARY).sort_values(["score", "movie", "channel"],
+                                                            ascending=[False, True, True], ignore_index=True)
+    table["rank"] = np.arange(1, len(table) + 1)
+    return table
+
+
+def ranked(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a quality table with the best frames first: accepted, unsure, rejected, each by falling snr."""
+    order = table.verdict.map({"accept": 0, "unsure": 1, "reject": 2})
+    return table.assign(_order=order).sort_values(["_order", "snr", "frame"], ascending=[True, False, True],
+                                                  ignore_index=True).drop(columns="_order")
