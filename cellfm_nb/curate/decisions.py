@@ -55,7 +55,7 @@ class Decisions:
     def reload(self) -> None:
         """Read the file again."""
         self.log, self.notes = [], []
-        text = self.path.read_bytes().decode("utf-8", "replace") if self.path.exists() else ""
+        text = self.path.read_bytes().decode("utf-8-sig", "replace") if self.path.exists() else ""
         *lines, torn = text.split("\n")  # every whole line ends in a newline
         if torn:
             self.notes.append(f"{self.path.name}: the last line is torn and left out: {torn[:80]!r}")
@@ -82,10 +82,11 @@ class Decisions:
     def undo(self, reader: str) -> Decision | None:
         """Withdraw the last standing decision of a reader (what was said before holds again); None if none stands."""
         standing = self.standing(reader)
-        if not standing:
-            return None
-        last = standing[-1]
-        self._write(Decision(now(), reader, last.movie, last.digest, last.channel, last.frame, WITHDRAWN))
+        return self.withdraw(standing[-1]) if standing else None
+
+    def withdraw(self, last: Decision) -> Decision:
+        """Take back a reader's last word on a frame; return it."""
+        self._write(Decision(now(), last.reader, last.movie, last.digest, last.channel, last.frame, WITHDRAWN))
         return last
 
     def standing(self, reader: str | None = None) -> list[Decision]:

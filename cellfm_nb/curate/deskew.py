@@ -1,4 +1,4 @@
-"""Deskew a stage-scanned light-sheet stack: shear every plane along x by its own shift."""
+"""Deskew a stage-scanned light-sheet stack: shear every plane along x, or turn it to the coverslip in one pass."""
 
 from __future__ import annotations
 
@@ -9,92 +9,112 @@ from pathlib import Path
 import numpy as np
 
 from cellfm_nb.curate.background import background_level, check_volume
+from cellfm_nb.curate.geometry import coverslip_affine, deskew_affine, deskewed_shape, plane_shift_px
+from cellfm_nb.curate.geometry_estimate import estimate_geometry
+from cellfm_nb.curate.rotate import coverslip_slabs, to_device, to_numpy
+from cellfm_nb.curate.slabs import Computed, Planes, write_computed
 from cellfm_nb.errors import InputError
-from cellfm_nb.movie import Movie, write_frames
-from cellfm_nb.progress import track
+from cellfm_nb.movie import Movie
+
+__all__ = ["coverslip_affine", "deskew", "deskew_affine", "deskew_planes", "deskewed_shape", "plane_shift_px",
+           "write_deskewed"]
 
 
 def deskew(raw: np.ndarray, pixel_um: float, step_um: float, angle_deg: float, fill: float | str = "background",
-           direction: int = 1) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Shear a raw stage-scan stack into real space.
+           direction: int = 1, rotate: bool = False, out_um: float | None = None, device: str | None = None
+           ) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Bring a raw stage-scan stack into real space.
 
     Between two planes the stage moves step_um at angle_deg to the sheet: cos(angle) of it along x, which the shear
-    undoes, and sin(angle) of it across the sheet, which becomes the new z spacing.
+    undoes, and sin(angle) of it across the sheet, which becomes the new z spacing. rotate goes on from there to the
+    coverslip (see `geometry`), in the same interpolation.
     Parameters: raw (z,y,x), z the scan axis; pixel_um, camera pixel in the sample; step_um, stage step; angle_deg,
-    angle between sheet and stage, in (0, 90]; fill, value outside the sheet ("background": measured);
-    direction +1 or -1, the sign of the scan.
-    Returns: (volume float32 (z,y,x'), spacing_um (z,y,x)); x' = ceil((nz-1)*shift) + nx.
-    Intensity above `fill` is kept exactly. Linear interpolation, as cudaDecon and LLSpy do it.
+    angle between sheet and stage, in (0, 90]; fill, value outside the sheet ("background": measured); direction
+    +1 or -1, the sign of the shift; rotate, whether to turn to the coverslip, on cubic voxels of edge out_um (None:
+    the pixel); device, None for numpy or a torch device ("cpu", "cuda"), the same numbers to rounding.
+    Returns: (volume float32 (z,y,x'), spacing_um (z,y,x)); sheared, x' = ceil((nz-1)*shift) + nx.
+    Intensity above `fill` times the volume of a voxel is kept: sheared, voxels keep their volume (step sin(angle)
+    pixel^2) and the plain sum is kept exactly; turned, the sum grows by the Jacobian step sin(angle) pixel^2 /
+    out_um^3, to 1% where out_um resolves the picture. Linear interpolation, as cudaDecon and LLSpy do it.
     Raises InputError on another shape, impossible geometry, or voxels that are not finite.
     """
     check_volume(raw, "deskew", constant_ok=True)
     shift = plane_shift_px(pixel_um, step_um, angle_deg, direction)
-    level = background_level(raw) if fill == "background" else float(fill)
+    level = level_of(raw) if fill == "background" else float(fill)
+    if rotate:
+        shape, *_ = coverslip_affine(raw.shape, pixel_um, step_um, angle_deg, direction, out_um)
+        out = np.empty(shape, np.float32)
+        for columns, slab in coverslip_slabs(raw, pixel_um, step_um, angle_deg, level, direction, out_um,
+                                             device=device):
+            out[:, :, columns] = slab
+        return out, (out_um or pixel_um,) * 3
     out = np.empty(deskewed_shape(raw.shape, shift), np.float32)
-    for z, plane in enumerate(deskew_planes(raw, len(raw), shift, level)):
+    for z, plane in enumerate(deskew_planes(raw, len(raw), shift, level, device)):
         out[z] = plane
     return out, (step_um * math.sin(math.radians(angle_deg)), pixel_um, pixel_um)
 
 
-def deskew_planes(planes: Iterable[np.ndarray], nz: int, shift: float, fill: float) -> Iterator[np.ndarray]:
-    """Yield the sheared planes (y,x') float32 one by one: memory holds one plane, however long the scan."""
-    first = min(0.0, shift * (nz - 1))  # a scan the other way starts at the right
-    for z, plane in enumerate(planes):
-        nx = plane.shape[1]
+def deskew_planes(planes: Iterable[np.ndarray], nz: int, shift: float, fill: float, device: str | None = None,
+                  first: int = 0) -> Iterator[np.ndarray]:
+    """Yield the sheared planes (y,x') float32 one by one, from plane `first` on: memory holds one plane of nz."""
+    start = min(0.0, shift * (nz - 1))  # a scan the other way starts at the right
+    for z, plane in enumerate(planes, first):
+        ny, nx = plane.shape
+        whole = math.floor(shift * z - start + 1e-9)
+        part = shift * z - start - whole  # the same for the whole plane: two slices, no look-up
         # one column of background on either side, so that the edge fades into it and nothing is lost
-        padded = np.pad(np.asarray(plane, np.float32), ((0, 0), (1, 1)), constant_values=fill)
-        width = deskewed_shape((nz, 1, nx), shift)[2]
-        x = np.clip(np.arange(width) - (shift * z - first) + 1, 0, nx + 1)  # where x' looks in the padded plane
-        left = np.minimum(x.astype(np.intp), nx)
-        weight = (x - left).astype(np.float32)
-        yield padded[:, left] * (1 - weight) + padded[:, left + 1] * weight
+        padded = to_device(np.pad(np.asarray(plane, np.float32), ((0, 0), (1, 1)), constant_values=fill), device)
+        out = to_device(np.full((ny, deskewed_shape((nz, 1, nx), shift)[2]), fill, np.float32), device)
+        seen = out[:, whole : whole + nx + 1]
+        seen[:] = (padded[:, 1:] * (1 - part) + padded[:, :-1] * part)[:, : seen.shape[1]]
+        yield to_numpy(out)
 
 
-def plane_shift_px(pixel_um: float, step_um: float, angle_deg: float, direction: int = 1) -> float:
-    """Return the shift along x from one plane to the next, in voxels: cos(angle) * step / pixel."""
-    for name, value in (("pixel_um", pixel_um), ("step_um", step_um)):
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} must be a length.", got=value, expected="a positive number of micrometres",
-                             do="Read it off the acquisition settings.")
-    if not 0 < angle_deg <= 90 or direction not in (1, -1):
-        raise InputError("Impossible scan geometry.", got=f"angle {angle_deg} degrees, direction {direction}",
-                         expected="an angle in (0, 90] and a direction of 1 or -1", do="31.5 is usual for LLSM.")
-    return direction * math.cos(math.radians(angle_deg)) * step_um / pixel_um
+def level_of(volume: np.ndarray) -> float:
+    """Return the background level, of a constant volume its value."""
+    return float(volume.flat[0]) if volume.min() == volume.max() else background_level(volume)
 
 
-def deskewed_shape(shape: tuple[int, ...], shift: float) -> tuple[int, int, int]:
-    """Return (z, y, x') of the deskewed volume."""
-    nz, ny, nx = shape
-    return nz, ny, math.ceil(abs(shift) * (nz - 1) - 1e-9) + nx  # cos(90 degrees) is not quite 0
-
-
-def deskew_affine(nz: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return (matrix 3x3, offset 3) that map a deskewed voxel (z,y,x') to the raw voxel it shows, as scipy wants it."""
-    matrix = np.array([[1.0, 0, 0], [0, 1, 0], [-shift, 0, 1]])
-    return matrix, np.array([0, 0, min(0.0, shift * (nz - 1))])
-
-
-def write_deskewed(out_path: Path, raw_path: Path, pixel_um: float, step_um: float, angle_deg: float,
-                   fill: float | str = "background", direction: int = 1, dt_s: float | None = None) -> None:
+def write_deskewed(out_path: Path, raw_path: Path, pixel_um: float, step_um: float | None = None,
+                   angle_deg: float | None = None, fill: float | str = "background", direction: int | None = None,
+                   dt_s: float | None = None, rotate: bool = False, out_um: float | None = None,
+                   device: str | None = None) -> None:
     """Deskew every frame of channel 0 of a raw movie, and write it as OME-Zarr in the raw data's number type.
 
-    Parameters: out_path, the .ome.zarr to write; raw_path, any file `Movie.open` reads; the rest as in `deskew`.
+    Parameters: out_path, the .ome.zarr to write; raw_path, any file `Movie.open` reads; step_um, angle_deg, and then
+    direction, None for what `estimate_geometry` finds on the first frame (noted in the movie; direction is 1 where
+    step and angle are given); the rest as in `deskew`. Read and written slab by slab.
+    Raises InputError also when what is not given can't be found in the data.
     """
+    raw = Movie.open(raw_path, spacing_um=(step_um or pixel_um, pixel_um, pixel_um), dt_s=dt_s)
+    first, notes = Planes(raw, 0), []
+    if step_um is None or angle_deg is None:
+        found = estimate_geometry(first[:256], pixel_um, step_um, angle_deg)
+        if found.word == "not found":
+            raise InputError("The scan geometry is not in the data.", where=raw_path, got=found.told,
+                             expected="structure that one plane shares with the next",
+                             do="Give step_um and angle_deg from the acquisition settings.")
+        step_um, angle_deg, notes = found.step_um, found.angle_deg, [f"geometry estimated: {found.told}"]
+        direction = direction or found.direction
+    direction = direction or 1
     shift = plane_shift_px(pixel_um, step_um, angle_deg, direction)
-    raw = Movie.open(raw_path, spacing_um=(step_um, pixel_um, pixel_um), dt_s=dt_s)
-    level = background_level(raw.frame(0)) if fill == "background" else float(fill)
-    volumes = (deskew(raw.frame(t), pixel_um, step_um, angle_deg, level, direction)[0]
-               for t in track(range(raw.n_frames), "deskew"))
-    spacing = (step_um * math.sin(math.radians(angle_deg)), pixel_um, pixel_um)
-    note = f"deskewed here: {shift:.4f} px along x per plane, linear, filled with {level:.1f}"
-    write_frames(out_path, (to_dtype(volume, raw.dtype)[None] for volume in volumes),
-                 (raw.n_frames, 1, *deskewed_shape(raw.shape[2:], shift)), raw.dtype, spacing, raw.dt_s,
-                 f"{raw.name}, deskewed", notes=[*raw.notes, note])
+    level = level_of(first.some()) if fill == "background" else float(fill)
+    if rotate:
+        shape, *_ = coverslip_affine(raw.shape[2:], pixel_um, step_um, angle_deg, direction, out_um)
+        spacing = (out_um or pixel_um,) * 3
+    else:
+        shape = deskewed_shape(raw.shape[2:], shift)
+        spacing = (step_um * math.sin(math.radians(angle_deg)), pixel_um, pixel_um)
+    turned = f", turned by {angle_deg:g} degrees to the coverslip" if rotate else ""
+    notes.append(f"deskewed here: {shift:.4f} px along x per plane{turned}, linear, filled with {level:.1f}")
 
+    def slab(t: int, c: int, z0: int, z1: int) -> np.ndarray:
+        planes = Planes(raw, t, c)
+        if rotate:
+            parts = coverslip_slabs(planes, pixel_um, step_um, angle_deg, level, direction, out_um, slice(z0, z1),
+                                    device=device)
+            return np.concatenate([part for _, part in parts], axis=2)
+        return np.stack(list(deskew_planes(planes[z0:z1], len(planes), shift, level, device, first=z0)))
 
-def to_dtype(volume: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Round and clip a float volume into the raw data's type (floats pass through)."""
-    if not np.issubdtype(dtype, np.integer):
-        return volume.astype(dtype)
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint(volume), limits.min, limits.max).astype(dtype)
+    write_computed(out_path, Computed((raw.n_frames, 1, *shape), raw.dtype, slab), spacing, raw.dt_s,
+                   f"{raw.name}, deskewed", [*raw.notes, *notes], "deskew")

@@ -1,32 +1,30 @@
-"""OME-Zarr: read 0.4 (zarr v2) and 0.5 (zarr v3), write 0.5 frame by frame, labels included.
+"""Read OME-Zarr 0.4 (zarr v2) and 0.5 (zarr v3), and keep the list of label images beside a movie.
 
 Specification: https://ngff.openmicroscopy.org (multiscales, axes with type and unit, scale and translation per level,
-labels/). Positions are of voxel centres, so a level averaged over 2 x 2 pixels starts half a fine pixel further.
+labels/, omero). It is written in `omezarr_write`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
 
-from cellfm_nb.atomic import whole
 from cellfm_nb.errors import InputError
-from cellfm_nb.movie.formats import Source
+from cellfm_nb.movie.source import Source
 from cellfm_nb.movie.spacing import length_unit_um, time_unit_s
-
-AXES = "tczyx"
-CHUNK = {"z": 64, "y": 128, "x": 128}  # at most; t and c are 1, so that one frame is read without its neighbours
-SMALLEST_PX = 256  # a coarser level is written while the image is wider than this
 
 
 def is_zarr(path: Path) -> bool:
     """Say whether a folder is a zarr hierarchy (v2 or v3)."""
     return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray", ".zattrs"))
+
+
+def version_of(path: Path) -> str:
+    """Return the version of OME-Zarr that goes with the zarr format of a folder: "0.5" (v3) or "0.4" (v2)."""
+    return "0.5" if (path / "zarr.json").exists() else "0.4"
 
 
 def read(path: Path) -> Source:
@@ -39,7 +37,10 @@ def read(path: Path) -> Source:
         attributes = dict(node.attrs)
         ome = attributes.get("ome", attributes)
         if "bioformats2raw.layout" in ome and "multiscales" not in ome:
-            return read(path / "0")
+            source = read(path / "0")
+            if (path / "1").exists():
+                source.notes.append("the file holds several images; the first is used")
+            return source
         image = ome["multiscales"][0]
         axes = "".join((a["name"] if isinstance(a, dict) else a).lower() for a in image["axes"])
         level = image["datasets"][0]
@@ -53,15 +54,16 @@ def read(path: Path) -> Source:
                          expected="one name per dimension", do="Repair its metadata.")
     scale = _scale(level, len(axes)) * _scale(image, len(axes))
     units = [a.get("unit") if isinstance(a, dict) else None for a in image["axes"]]
-    spacing, dt_s = {}, None
+    version = ome.get("version") or image.get("version") or "0.4"
+    source = Source(array, axes, f"OME-Zarr {version}", notes=list(attributes.get("cellfm_nb", {}).get("notes", [])),
+                    name=image.get("name", ""))
     for axis, step, unit in zip(axes, scale, units, strict=True):
         if axis in "zyx" and length_unit_um(unit):
-            spacing[axis] = float(step) * length_unit_um(unit)
+            source.spacing_um[axis] = float(step) * length_unit_um(unit)
         if axis == "t" and time_unit_s(unit):
-            dt_s = float(step) * time_unit_s(unit)
-    version = ome.get("version") or image.get("version") or "0.4"
-    notes = list(attributes.get("cellfm_nb", {}).get("notes", []))
-    return Source(array, axes, f"OME-Zarr {version}", spacing, dt_s, notes, image.get("name", ""))
+            source.dt_s = float(step) * time_unit_s(unit)
+    source.channel_names = tuple(c.get("label") or "" for c in (ome.get("omero") or {}).get("channels", []))
+    return source
 
 
 def _scale(node: dict[str, Any], n: int) -> np.ndarray:
@@ -69,77 +71,18 @@ def _scale(node: dict[str, Any], n: int) -> np.ndarray:
     return np.prod(steps, axis=0) if steps else np.ones(n)
 
 
-def write(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype,
-          spacing_um: tuple[float, float, float], dt_s: float | None = None, name: str = "movie",
-          labels: bool = False, notes: Iterable[str] = ()) -> None:
-    """Write frames, one (c, z, y, x) array each, as OME-Zarr 0.5 with a pyramid in y and x.
-
-    Parameters: shape (t, c, z, y, x); spacing_um (z, y, x); labels, True for label images (coarser levels take every
-    second pixel instead of the mean); notes, kept in the metadata. The folder appears under its name when whole.
-    """
-    factors = [1]
-    while max(shape[3:]) // factors[-1] > SMALLEST_PX:
-        factors.append(2 * factors[-1])
-    with whole(path) as partial:
-        group = zarr.open_group(partial, mode="w", zarr_format=3)
-        levels = [group.create_array(str(i), shape=(*shape[:3], shape[3] // f, shape[4] // f), dtype=dtype,
-                                     chunks=_chunks(shape, f), dimension_names=list(AXES), fill_value=0,
-                                     compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"))
-                  for i, f in enumerate(factors)]  # fmt: skip
-        for t, frame in enumerate(frames):
-            for level in levels:
-                level[t] = frame
-                frame = _halve(frame, labels)
-        group.attrs.update(_metadata(factors, spacing_um, dt_s, name, labels, list(notes)))
-
-
-def _chunks(shape: tuple[int, ...], factor: int) -> tuple[int, ...]:
-    """Cut z, y, x into equal chunks no longer than CHUNK (144 pixels make two of 72, not 128 and 16)."""
-    sizes = (shape[2], shape[3] // factor, shape[4] // factor)
-    return (1, 1, *(-(-n // -(-n // CHUNK[a])) for n, a in zip(sizes, "zyx", strict=True)))
-
-
-def _halve(frame: np.ndarray, labels: bool) -> np.ndarray:
-    """Average 2 x 2 pixels in y, x, or take one of them for labels; frame (c, z, y, x), same dtype."""
-    c, z, y, x = frame.shape
-    tiles = frame[..., : y // 2 * 2, : x // 2 * 2].reshape(c, z, y // 2, 2, x // 2, 2)
-    if labels:
-        return tiles[:, :, :, 0, :, 0]
-    mean = tiles.mean(axis=(3, 5), dtype=np.float32)
-    return (np.rint(mean) if frame.dtype.kind in "ui" else mean).astype(frame.dtype)
-
-
-def _metadata(factors: list[int], spacing_um: tuple[float, ...], dt_s: float | None, name: str, labels: bool,
-              notes: list[str]) -> dict[str, Any]:
-    axes: list[dict[str, str]] = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
-    axes += [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
-    if dt_s is not None:  # an axis without unit says that the interval is not known
-        axes[0]["unit"] = "second"
-    z, y, x = spacing_um
-    datasets = []
-    for i, f in enumerate(factors):
-        shift = 0.0 if labels else (f - 1) / 2
-        datasets.append({"path": str(i), "coordinateTransformations": [
-            {"type": "scale", "scale": [dt_s or 1.0, 1.0, z, y * f, x * f]},
-            {"type": "translation", "translation": [0.0, 0.0, 0.0, y * shift, x * shift]}]})  # fmt: skip
-    image = {"name": name, "axes": axes, "datasets": datasets, "type": "nearest" if labels else "mean"}
-    ome: dict[str, Any] = {"version": "0.5", "multiscales": [image]}
-    if labels:
-        ome["image-label"] = {"source": {"image": "../../"}}
-    return {"ome": ome, "cellfm_nb": {"notes": notes}}
-
-
 def list_labels(movie_path: Path) -> list[str]:
     """Return the names of the label images inside an OME-Zarr movie."""
     folder = movie_path / "labels"
     if not is_zarr(folder):
         return []
-    listed = zarr.open_group(folder, mode="r").attrs.get("ome", {}).get("labels", [])
-    return [name for name in listed if is_zarr(folder / name)]
+    attributes = zarr.open_group(folder, mode="r").attrs
+    return [name for name in attributes.get("ome", attributes).get("labels", []) if is_zarr(folder / name)]
 
 
 def add_label_name(movie_path: Path, name: str) -> None:
-    """Note a label image in the list that OME-Zarr keeps in labels/."""
-    group = zarr.open_group(movie_path / "labels", mode="a", zarr_format=3)
-    names = sorted({*group.attrs.get("ome", {}).get("labels", []), name})
-    group.attrs["ome"] = {"version": "0.5", "labels": names}
+    """Note a label image in the list that OME-Zarr keeps in labels/, in the version of the movie."""
+    version = version_of(movie_path)
+    group = zarr.open_group(movie_path / "labels", mode="a", zarr_format=3 if version == "0.5" else 2)
+    names = sorted({*group.attrs.get("ome", group.attrs).get("labels", []), name})
+    group.attrs.update({"ome": {"version": version, "labels": names}} if version == "0.5" else {"labels": names})

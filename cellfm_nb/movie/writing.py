@@ -1,4 +1,4 @@
-"""Write movies frame by frame, whole or not at all: OME-Zarr 0.5 or OME-TIFF."""
+"""Write movies slab by slab, whole or not at all: OME-Zarr 0.5 or 0.4, or OME-TIFF."""
 
 from __future__ import annotations
 
@@ -11,31 +11,44 @@ import tifffile
 
 from cellfm_nb.atomic import whole
 from cellfm_nb.errors import InputError
-from cellfm_nb.movie import omezarr
-from cellfm_nb.movie.formats import TIFF_SUFFIXES
+from cellfm_nb.movie import omezarr_write
+from cellfm_nb.movie.frames import LazyFrame, slabs
 from cellfm_nb.movie.spacing import parse_spacing
+from cellfm_nb.movie.tiff import SUFFIXES
 
 OME_TYPES = {"int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64"}
 
 
-def write_frames(path: str | Path, frames: Iterable[np.ndarray], shape: Sequence[int], dtype: Any,
+def write_frames(path: str | Path, frames: Iterable[np.ndarray | LazyFrame], shape: Sequence[int], dtype: Any,
                  spacing_um: str | Sequence[float], dt_s: float | None = None, name: str | None = None,
-                 labels: bool = False, notes: Sequence[str] = ()) -> None:
-    """Write a movie from an iterator of frames, holding one frame in memory.
+                 labels: bool = False, notes: Sequence[str] = (), channel_names: Sequence[str] | None = None,
+                 version: str = "0.5") -> None:
+    """Write a movie from an iterator of frames, holding one frame in memory, or one slab of a `LazyFrame`.
 
-    Parameters: path, a name ending in .tif or .tiff is written as OME-TIFF, any other as OME-Zarr 0.5; frames, arrays
+    Parameters: path, a name ending in .tif or .tiff is written as OME-TIFF, any other as OME-Zarr; frames, arrays
     (z, y, x) or (c, z, y, x); shape (t, z, y, x) or (t, c, z, y, x); spacing_um (z, y, x); labels, True for label
-    images; notes, kept in OME-Zarr metadata. The file appears under its name when whole.
-    Raises InputError when the frames do not fit the shape and dtype.
+    images; notes, kept in OME-Zarr metadata; channel_names, one per channel; version of OME-Zarr, "0.5" (zarr v3) or
+    "0.4" (zarr v2). The file appears under its name when whole.
+    Raises InputError when the frames do not fit the shape and dtype, or the names the channels.
     """
     path, dtype, shape = Path(path), np.dtype(dtype).newbyteorder("="), tuple(map(int, shape))
     shape = shape if len(shape) == 5 else (shape[0], 1, *shape[1:])
     name, spacing = name or path.name.split(".")[0] or "movie", parse_spacing(spacing_um, path)
+    names = parse_channel_names(channel_names, shape[1], path) if channel_names else ()
     fitting = _fitting(frames, shape, dtype, path)
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        _write_tiff(path, fitting, shape, dtype, spacing, dt_s, name)
+    if path.suffix.lower() in SUFFIXES:
+        _write_tiff(path, fitting, shape, dtype, spacing, dt_s, name, names)
     else:
-        omezarr.write(path, fitting, shape, dtype, spacing, dt_s, name, labels, notes)
+        omezarr_write.write(path, fitting, shape, dtype, spacing, dt_s, name, labels, notes, names, version)
+
+
+def parse_channel_names(names: str | Sequence[str], n: int, where: object = "channel_names") -> tuple[str, ...]:
+    """Return one name per channel. Raises InputError unless there are n different ones, none of them empty."""
+    parts = tuple(str(name).strip() for name in ([names] if isinstance(names, str) else names))
+    if len(parts) != n or len(set(parts)) != n or not all(parts):
+        raise InputError("The channel names do not fit the channels.", where=where, got=", ".join(parts) or "none",
+                         expected=f"{n} different names", do="Name each channel once, in the order of the file.")
+    return parts
 
 
 def as_labels(frame: np.ndarray, where: object = "labels") -> np.ndarray:
@@ -47,13 +60,14 @@ def as_labels(frame: np.ndarray, where: object = "labels") -> np.ndarray:
     return frame.astype(np.uint32, copy=False)
 
 
-def _fitting(frames: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype,
-             where: Path) -> Iterator[np.ndarray]:
+def _fitting(frames: Iterable[np.ndarray | LazyFrame], shape: tuple[int, ...], dtype: np.dtype,
+             where: Path) -> Iterator[np.ndarray | LazyFrame]:
     """Yield frames as (c, z, y, x) of the promised dtype; raise InputError when shape, dtype or number differ."""
     count = 0
     for count, frame in enumerate(frames, 1):
-        frame = np.asarray(frame)
-        frame = frame[None] if frame.ndim == 3 else frame
+        if not isinstance(frame, LazyFrame):
+            frame = np.asarray(frame)
+            frame = frame[None] if frame.ndim == 3 else frame
         if frame.shape != shape[1:] or frame.dtype.newbyteorder("=") != dtype or count > shape[0]:
             raise InputError("A frame does not fit the movie.", where=f"{where.name}, frame {count - 1}",
                              got=f"{frame.shape} {frame.dtype}", expected=f"{shape[0]} frames of {shape[1:]} {dtype}",
@@ -64,8 +78,8 @@ def _fitting(frames: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dty
                          do="Give as many frames as the shape says.")
 
 
-def _write_tiff(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype,
-                spacing_um: tuple[float, float, float], dt_s: float | None, name: str) -> None:
+def _write_tiff(path: Path, frames: Iterator[np.ndarray | LazyFrame], shape: tuple[int, ...], dtype: np.dtype,
+                spacing_um: tuple[float, float, float], dt_s: float | None, name: str, channels: Sequence[str]) -> None:
     if dtype.name not in OME_TYPES:
         raise InputError("OME-TIFF does not hold this kind of number.", where=path.name, got=dtype.name,
                          expected=", ".join(sorted(OME_TYPES)), do="Write .ome.zarr instead, or convert it.")
@@ -74,7 +88,10 @@ def _write_tiff(path: Path, frames: Iterator[np.ndarray], shape: tuple[int, ...]
         about |= {f"PhysicalSize{axis}": step, f"PhysicalSize{axis}Unit": "µm"}
     if dt_s is not None:
         about |= {"TimeIncrement": dt_s, "TimeIncrementUnit": "s"}
+    if channels:
+        about["Channel"] = {"Name": list(channels)}
     big = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > 3.9e9  # classic TIFF counts bytes in 32 bits
     with whole(path) as partial, tifffile.TiffWriter(partial, ome=True, bigtiff=big) as file:
-        planes = (plane for frame in frames for plane in frame.reshape(-1, *shape[3:]))
+        planes = (plane for frame in frames for c in range(shape[1]) for _, _, block in slabs(frame, c)
+                  for plane in block)
         file.write(planes, shape=shape, dtype=dtype, photometric="minisblack", metadata=about)

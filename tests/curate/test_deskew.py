@@ -92,3 +92,30 @@ def test_bad_volumes():
     for bad in (np.ones((4, 5)), np.full((3, 4, 5), np.nan)):
         with pytest.raises(InputError):
             deskew(bad, 0.1, 0.3, 31.5, fill=0)
+
+
+def test_shear_then_inverse_shear_is_the_identity():
+    """P5: to the bit of a float where the shift is whole; within the interpolation's blur where it is not."""
+    raw = np.random.default_rng(0).uniform(98, 300, (9, 4, 30)).astype(np.float32)
+    there, _ = deskew(raw, 0.1, 0.4, 60.0, fill=98)  # 2 pixels a plane
+    back, _ = deskew(there, 0.1, 0.4, 60.0, fill=98, direction=-1)
+    np.testing.assert_allclose(back[:, :, 16:46], raw, atol=1e-4)
+    smooth = ndimage.gaussian_filter(raw, (0, 2, 3))
+    there, _ = deskew(smooth, 0.1, 0.3, 31.5, fill=smooth.mean())
+    back, _ = deskew(there, 0.1, 0.3, 31.5, fill=smooth.mean(), direction=-1)
+    start = 8 * plane_shift_px(0.1, 0.3, 31.5)  # where the raw stack now begins, between two pixels
+    moved = ndimage.shift(smooth, (0, 0, start % 1), order=3)[:, :, 5:25]
+    assert np.abs(back[:, :, int(start) + 5 : int(start) + 25] - moved).max() < 0.02 * np.ptp(smooth)
+
+
+def test_odd_volumes_have_a_defined_outcome():
+    """P6: zeros stay zeros, a constant stays constant, one plane stays itself, a voxel is a volume."""
+    for rotate in (False, True):
+        assert not deskew(np.zeros((5, 6, 7)), 0.1, 0.3, 31.5, rotate=rotate)[0].any()
+        flat, _ = deskew(np.full((5, 6, 7), 312, np.uint16), 0.1, 0.3, 31.5, rotate=rotate)
+        np.testing.assert_allclose(flat, 312, rtol=1e-6)
+        assert np.isfinite(deskew(np.arange(3.0).reshape(3, 1, 1), 0.1, 0.3, 31.5, rotate=rotate)[0]).all()
+        with pytest.raises(InputError):
+            deskew(np.full((5, 6, 7), np.nan), 0.1, 0.3, 31.5, rotate=rotate)
+    one = np.random.default_rng(0).random((1, 4, 5)).astype(np.float32)
+    assert np.array_equal(deskew(one, 0.1, 0.3, 31.5)[0], one)

@@ -1,0 +1,60 @@
+"""Movies too large to hold: computed slab by slab when they are written, from what is read plane by plane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellfm_nb.curate.background import check_volume
+from cellfm_nb.movie import Movie, write_frames
+from cellfm_nb.movie.frames import LazyFrame
+from cellfm_nb.progress import track
+
+
+class Planes:
+    """One frame and channel of a movie as a (z,y,x) array, read (and refused when not finite) where it is sliced."""
+
+    def __init__(self, movie: Movie, t: int, c: int = 0) -> None:
+        self.movie, self.t, self.c, self.shape, self.ndim = movie, t, c, tuple(movie.shape[2:]), 3
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, planes: slice) -> np.ndarray:
+        block = np.asarray(self.movie.data[self.t, self.c, planes])
+        return check_volume(block, f"{self.movie.name}, frame {self.t}", constant_ok=True)
+
+    def some(self, limit: int = 128) -> np.ndarray:
+        """Read at most `limit` planes, spread evenly: enough for statistics."""
+        if len(self) <= limit:
+            return self[:]
+        return np.concatenate([self[z : z + 1] for z in np.linspace(0, len(self) - 1, limit).astype(int).tolist()])
+
+
+class Computed:
+    """A (t,c,z,y,x) array whose z slabs are made when asked for: slab(t, c, z0, z1) -> (z1 - z0, y, x)."""
+
+    def __init__(self, shape: Sequence[int], dtype: Any, slab: Callable[[int, int, int, int], np.ndarray]) -> None:
+        self.shape, self.dtype, self.slab = tuple(shape), np.dtype(dtype), slab
+
+    def __getitem__(self, key: tuple[int, int, slice]) -> np.ndarray:
+        t, c, z = key
+        return to_dtype(self.slab(t, c, *z.indices(self.shape[2])[:2]), self.dtype)
+
+
+def write_computed(path: str | Path, movie: Computed, spacing_um: Sequence[float], dt_s: float | None, name: str,
+                   notes: Sequence[str], what: str) -> None:
+    """Write a computed movie as `write_frames` does, holding one slab; `what` names the progress line."""
+    frames = (LazyFrame(movie, t, name) for t in track(range(movie.shape[0]), what))
+    write_frames(path, frames, movie.shape, movie.dtype, spacing_um, dt_s, name, notes=notes)
+
+
+def to_dtype(volume: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Round and clip a float volume into a number type (floats pass through)."""
+    if not np.issubdtype(dtype, np.integer):
+        return volume.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(volume), limits.min, limits.max).astype(dtype)
