@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,23 @@ from scipy import ndimage
 
 from cellfm_nb.curate.resample import interpolate_axis, sources
 from cellfm_nb.errors import InputError
+
+
+def subtract_background(volume: np.ndarray, spacing_um: Sequence[float],
+                        background_um: Sequence[float] = (1.25, 1.2, 1.2)) -> np.ndarray:
+    """Take the smooth background away, in the volume's own units: puncta on a ground of about 0, noise untouched.
+
+    Parameters: volume (z,y,x); spacing_um (z,y,x); background_um (z,y,x), half the width in micrometre of what still
+    counts as background (see `find_background`). Returns: float32 (z,y,x); of a constant volume, zeros.
+    Raises InputError on another shape, NaN or infinite voxels, or widths that are not positive.
+    """
+    check_volume(volume, "subtract_background", constant_ok=True)
+    if not all(math.isfinite(n) and n > 0 for n in (*spacing_um, *background_um)):
+        raise InputError("Widths and spacings must be lengths.", where="subtract_background",
+                         got=f"spacing {tuple(spacing_um)}, background {tuple(background_um)}",
+                         expected="positive numbers of micrometres", do="Check the movie's spacing_um.")
+    y = volume.astype(np.float32)
+    return y - find_background(y, [b / s for b, s in zip(background_um, spacing_um, strict=True)])
 
 
 def find_background(y: np.ndarray, half_px: Sequence[float]) -> np.ndarray:

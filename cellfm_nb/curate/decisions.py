@@ -59,8 +59,9 @@ class Decisions:
         *lines, torn = text.split("\n")  # every whole line ends in a newline
         if torn:
             self.notes.append(f"{self.path.name}: the last line is torn and left out: {torn[:80]!r}")
-        if lines and next(csv.reader(lines[:1])) != HEADER:
-            raise InputError("This is no file of decisions.", where=self.path.name, got=lines[0][:80],
+        first = next(csv.reader(lines[:1]), []) if lines else HEADER if ",".join(HEADER).startswith(torn) else [torn]
+        if first != HEADER:
+            raise InputError("This is no file of decisions.", where=self.path.name, got=",".join(first)[:80],
                              expected=",".join(HEADER), do="Choose another name; this file was not touched.")
         for number, line in enumerate(lines[1:], 2):
             try:
@@ -77,7 +78,8 @@ class Decisions:
         if verdict not in VERDICTS or not reader.strip():
             raise InputError("This is no decision.", got=f"{verdict!r} by {reader!r}",
                              expected=f"{', '.join(VERDICTS)}, and the reader's name", do="Say who decides what.")
-        return self._write(Decision(now(), reader, movie, digest, int(channel), int(frame), verdict, reason))
+        return self._write(Decision(now(), tidy(reader), tidy(movie), digest, int(channel), int(frame), verdict,
+                                    tidy(reason)))
 
     def undo(self, reader: str) -> Decision | None:
         """Withdraw the last standing decision of a reader (what was said before holds again); None if none stands."""
@@ -93,7 +95,7 @@ class Decisions:
         """Return the decisions not withdrawn, oldest first, of a reader or of all."""
         kept: list[Decision] = []
         for decision in self.log:
-            if reader is not None and decision.reader != reader:
+            if reader is not None and decision.reader != tidy(reader):
                 continue
             if decision.verdict != WITHDRAWN:
                 kept.append(decision)
@@ -108,11 +110,16 @@ class Decisions:
         last = {(d.reader, d.item): d for d in self.standing(reader)}
         return pd.DataFrame([astuple(d) for d in last.values()], columns=HEADER)
 
+    def of(self, digest: str, reader: str | None = None) -> pd.DataFrame:
+        """Return the last words on one movie (see `current`)."""
+        last = self.current(reader)
+        return last[last.digest == digest].reset_index(drop=True)
+
     def _write(self, decision: Decision) -> Decision:
         """Append a line, and come back when it is on the disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = io.StringIO()  # one line is one record: no newline inside a field
-        csv.writer(line, lineterminator="\n").writerow([" ".join(str(v).split()) for v in astuple(decision)])
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(astuple(decision))
         with FileLock(self.path.with_name(f".{self.path.name}.lock")), open(self.path, "a+b") as stream:
             stream.seek(0)
             whole = stream.read().rpartition(b"\n")
@@ -125,22 +132,29 @@ class Decisions:
         return decision
 
 
-def apply_decisions(quality: pd.DataFrame, decisions: Decisions | str | Path, reader: str | None = None,
-                    movie: str | None = None, channel: int = 0) -> pd.DataFrame:
+def tidy(text: str) -> str:
+    """Return a text on one line: one line of the file is one record."""
+    return " ".join(text.split())
+
+
+def apply_decisions(quality: pd.DataFrame, decisions: Decisions | pd.DataFrame | str | Path,
+                    reader: str | None = None, movie: str | None = None, channel: int = 0) -> pd.DataFrame:
     """Put the readers' verdicts over the rule's.
 
-    Parameters: quality, from `quality_table`; decisions, or their file; reader, whose (None: all; where they
-    disagree the frame is "unsure" and the reason says who said what); movie, the digest of its content (None: the
-    file is of one movie); channel.
+    Parameters: quality, from `quality_table`; decisions, their file, or a table from `Decisions.current`; reader,
+    whose (None: all; where they disagree the frame is "unsure" and the reason says who said what); movie, the digest
+    of its content (None: the decisions are on one movie); channel.
     Returns: the table with verdict, by (the readers) and reason replaced where somebody decided; the rest is the
     rule's. Without any decision this is the rule alone.
     """
-    decisions = decisions if isinstance(decisions, Decisions) else Decisions(decisions)
-    said = decisions.current(reader)
-    said = said[(said.channel == channel) & ((said.digest == movie) if movie is not None else True)]
+    if isinstance(decisions, str | Path):
+        decisions = Decisions(decisions)
+    said = decisions.current() if isinstance(decisions, Decisions) else decisions
+    said = said[(said.channel == channel) & ((said.digest == movie) if movie is not None else True)
+                & ((said.reader == tidy(reader)) if reader is not None else True)]
     if movie is None and said.digest.nunique() > 1:
-        raise InputError("These decisions are on several movies.", where=decisions.path.name,
-                         got=", ".join(sorted(set(said.movie))), expected="one movie", do="Give movie=, its digest.")
+        raise InputError("These decisions are on several movies.", got=", ".join(sorted(set(said.movie))),
+                         expected="one movie", do="Give movie=, its digest.")
     quality = quality.copy()
     by_frame = dict(tuple(said.groupby("frame")))
     for i in quality.index:

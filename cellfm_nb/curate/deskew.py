@@ -116,5 +116,6 @@ def write_deskewed(out_path: Path, raw_path: Path, pixel_um: float, step_um: flo
             return np.concatenate([part for _, part in parts], axis=2)
         return np.stack(list(deskew_planes(planes[z0:z1], len(planes), shift, level, device, first=z0)))
 
-    write_computed(out_path, Computed((raw.n_frames, 1, *shape), raw.dtype, slab), spacing, raw.dt_s,
-                   f"{raw.name}, deskewed", [*raw.notes, *notes], "deskew")
+    # turned, every slab looks through the whole scan: few large ones
+    movie = Computed((raw.n_frames, 1, *shape), raw.dtype, slab, at_once=shape[0] if rotate else 32)
+    write_computed(out_path, movie, spacing, raw.dt_s, f"{raw.name}, deskewed", [*raw.notes, *notes], "deskew")

@@ -85,6 +85,8 @@ class ShardLoader:
         """Map a shard into memory, once it is what the index says."""
         shard = self.index.shards[s]
         path = self.folder / shard["name"]
+        if Path(shard["name"]).is_absolute() or ".." in Path(shard["name"]).parts:
+            raise damaged(path, "its name", "a path that leaves the folder")
         try:
             with open(path, "rb") as stream:
                 data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

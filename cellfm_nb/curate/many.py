@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from cellfm_nb.atomic import whole
-from cellfm_nb.curate.many_task import ROW, Recipe, curate_movie, movie_name
+from cellfm_nb.curate.many_run import run_here, run_on_dask
+from cellfm_nb.curate.many_task import ROW, Recipe
 from cellfm_nb.curate.quality import read_quality
 from cellfm_nb.curate.quality_summary import movie_quality, summarise
 from cellfm_nb.curate.shards import ShardIndex
 from cellfm_nb.curate.split import split_movies
-from cellfm_nb.errors import InputError, Unreachable
+from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie, parse_dt, parse_spacing
 from cellfm_nb.profiles import settings
 from cellfm_nb.progress import Progress
 
-FAILURES = 3  # workers a movie may lose before it is reported: a movie too large for them would kill them all
 SUFFIXES = (".tif", ".tiff", ".zarr", ".czi", ".nd2")
 
 
@@ -33,17 +32,21 @@ def curate_movies(paths: Sequence[str | Path], folder: str | Path, recipe: Recip
     Dask scheduler to join ("tcp://...": its workers must see the same files); without one, a cluster of `workers`
     processes on this machine, or this process alone when 0, with the same bytes; validation, share of the movies.
     Returns: the table written as movies.csv, one row per movie: name, path, status "done" | "unchanged" | "failed",
-    reason, frames, accepted, crops, seconds, folder.
+    reason (of those done: what a careful reader should know of the file), frames, accepted, crops, seconds, folder.
     Writes: a folder per movie (see `curate_movie`); index.json, a ShardIndex of all shards with the split by movie;
-    quality.csv, movies and channels ranked; movies.csv. Killed at any moment, the same call goes on from the movies
-    that are whole. Raises InputError when there is no movie, Unreachable when the scheduler does not answer.
+    quality.csv, movies and channels ranked; movies.csv. The readers' decisions.csv in the folder goes over the rule's
+    verdicts; movies it changes are made again. Killed at any moment, the same call goes on from the movies that are
+    whole. Raises InputError when there is no movie, Unreachable when the scheduler does not answer.
     """
+    if workers < 0:
+        raise InputError("That many workers can't be.", got=workers, expected="0 (this process) or more",
+                         do="Give one for each processor core.")
     folder, recipe = Path(folder).absolute(), recipe or Recipe()
     names = {Path(p).absolute(): str(p) for p in paths}  # given twice counts once
     if not names:
         raise InputError("There is no movie to curate.", got="none", expected="paths of movies", do="Check the paths.")
     folder.mkdir(parents=True, exist_ok=True)
-    run = _here if workers == 0 and address is None else _on_dask
+    run = run_here if workers == 0 and address is None else run_on_dask
     bar, rows = Progress(len(names), "movies"), {}
     for path, row in run(list(names), folder, recipe, address, workers):
         rows[path] = row | {"path": names[path]}
@@ -122,73 +125,28 @@ def _one_volume(tiffs: Sequence[Path]) -> bool:
     return False
 
 
-# where the tasks run
-
-
-def _here(paths: list[Path], folder: Path, recipe: Recipe, address: str | None, workers: int
-          ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in paths:
-        yield path, curate_movie(path, folder, recipe)
-
-
-def _on_dask(paths: list[Path], folder: Path, recipe: Recipe, address: str | None, workers: int
-             ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (path, row) as the movies are done; a task whose worker dies is run again by another."""
-    import dask
-    from dask.distributed import Client, KilledWorker, LocalCluster, as_completed
-
-    with contextlib.ExitStack() as open_:
-        if address is None:
-            open_.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}))
-            address = open_.enter_context(LocalCluster(
-                n_workers=min(workers, len(paths)), threads_per_worker=1, processes=True, host="127.0.0.1",
-                dashboard_address=None))
-        try:
-            client = open_.enter_context(Client(address, timeout=30))
-            client.wait_for_workers(1, timeout=60)
-        except (OSError, TimeoutError) as error:
-            raise Unreachable(f"No Dask worker at {address}: {str(error).splitlines()[0]}") from None
-        tasks = {client.submit(curate_movie, str(path), str(folder), recipe, key=f"{movie_name(path)}-{i}", pure=False):
-                 path for i, path in enumerate(paths)}
-        for future in as_completed(tasks):
-            path = tasks[future]
-            try:
-                row = future.result()
-            except KilledWorker:
-                row = lost(path, "every worker that tried it was killed (out of memory?)")
-            except Exception as error:  # cancelled, lost with the scheduler
-                row = lost(path, f"{type(error).__name__}: {error}")
-            future.release()  # or the scheduler would make it again when the worker that holds it dies
-            yield path, row
-
-
-def lost(path: Path, reason: str) -> dict[str, Any]:
-    """Return the row of a movie whose task came to no end of its own."""
-    return dict.fromkeys(ROW, "") | {"name": movie_name(path), "path": str(path), "status": "failed", "reason": reason,
-                                     "frames": 0, "accepted": 0, "crops": 0, "seconds": 0.0}
-
-
-# for the command
-
-
 def curate_command(movies: Sequence[str | Path], to: str | Path, *, dask: str | None = None, workers: int = 2,
-                   spacing: str | Sequence[float] | None = None, dt: float | str | None = None, profile: str = "tiny",
-                   seed: int = 0, crop_shape: Sequence[int] | None = None, n_crops: int | None = None,
-                   validation: float = 0.1) -> int:
+                   spacing: str | Sequence[float] | None = None, dt: float | str | None = None,
+                   target: str | Sequence[float] | None = None, profile: str = "tiny", seed: int = 0,
+                   crop_shape: Sequence[int] | None = None, n_crops: int | None = None, validation: float = 0.1) -> int:
     """Do `cellfm curate MOVIE_OR_FOLDER... --to DIR`, and print what became of every movie.
 
+    Parameters: movies, files and folders (see `find_movies`); to, the folder of the data set; dask, the address of a
+    scheduler, else workers here; spacing (z,y,x) um and dt s, over what the files say; target (z,y,x) um, bring all
+    to it; profile, the size and number of the crops; seed; validation, share of the movies.
     Returns: the exit status: 0 when every movie is in the data set, 1 when some failed, 2 when all did.
     Raises InputError on bad options, Unreachable when the scheduler does not answer.
     """
     sizes = settings(profile, "curate", crop_shape=crop_shape, n_crops=n_crops)
     recipe = Recipe(tuple(sizes.crop_shape), sizes.n_crops, seed=seed,
-                    spacing_um=None if spacing is None else parse_spacing(spacing), dt_s=None if dt is None else
-                    parse_dt(dt))
+                    spacing_um=None if spacing is None else parse_spacing(spacing, "--spacing"),
+                    dt_s=None if dt is None else parse_dt(dt, "--dt"),
+                    target_um=None if target is None else parse_spacing(target, "--target"))
     paths = [found for movie in movies for found in find_movies(movie)]
     table = curate_movies(paths, to, recipe, address=dask, workers=workers, validation=validation)
-    failed = table[table.status == "failed"]
+    failed, told = table[table.status == "failed"], table[table.reason != ""]
     print(table.drop(columns=["path", "reason", "folder"]).to_string(index=False))
-    for name, reason in zip(failed.name, failed.reason, strict=True):
+    for name, reason in zip(told.name, told.reason, strict=True):
         print(f"{name}: {reason}")
     print(f"{len(table) - len(failed)} of {len(table)} movies, {table.crops[table.status != 'failed'].sum()} crops")
     return 0 if failed.empty else 2 if len(failed) == len(table) else 1

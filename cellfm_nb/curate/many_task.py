@@ -13,6 +13,7 @@ import pandas as pd
 from filelock import FileLock
 
 from cellfm_nb.atomic import whole
+from cellfm_nb.curate.decisions import Decisions, apply_decisions
 from cellfm_nb.curate.pack import crops_of
 from cellfm_nb.curate.quality import accepted, quality_table
 from cellfm_nb.curate.shards import Sample, ShardIndex, write_shards
@@ -28,8 +29,8 @@ class Recipe:
     """What is done to every movie of a data set.
 
     crop_shape (z,y,x) voxels; n_crops per movie, over its channels; method as in `choose_crops`; seed; channels (None:
-    all); spacing_um (z,y,x), dt_s and axes, where the files do not say; target_um (z,y,x), resample to it (None: each
-    movie keeps its own spacing); max_bytes of a shard.
+    all); spacing_um (z,y,x), dt_s and axes, over what the files say (None: what they say); target_um (z,y,x), resample
+    to it (None: each movie keeps its own spacing); max_bytes of a shard.
     """
 
     crop_shape: tuple[int, int, int] = (24, 64, 64)
@@ -47,7 +48,7 @@ class Recipe:
 def curate_movie(path: str | Path, folder: str | Path, recipe: Recipe) -> dict[str, Any]:
     """Curate one movie into folder/<name>-<digest>/: quality.csv, crops-*.tar, index.json; whole or not at all.
 
-    Parameters: path of the movie; folder of the data set; recipe.
+    Parameters: path of the movie; folder of the data set, with the readers' decisions.csv where there is one; recipe.
     Returns: a row of movies.csv; status "done", "unchanged" (what is there was made from the same movie by the same
     recipe and code, and every byte of it still is what was written), or "failed" with the reason. Never raises: one
     bad movie must not end the others.
@@ -58,16 +59,18 @@ def curate_movie(path: str | Path, folder: str | Path, recipe: Recipe) -> dict[s
     try:
         content = outside_digest(Path(path)) if Path(path).exists() else ""  # opening says what is wrong
         target = Path(folder) / tag(path, content)
-        key = digest({"movie": content, "recipe": asdict(recipe), "code": code_digest(__name__)})
+        said = Decisions(Path(folder) / "decisions.csv").of(content)
+        key = digest({"movie": content, "recipe": asdict(recipe), "code": code_digest(__name__), "said": said.to_csv()})
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):  # a worker thought lost may still be at it
             row["status"] = "unchanged" if is_whole(target, key) else "done"
             if row["status"] == "done":
                 with whole(target) as partial:
                     partial.mkdir()
-                    write_curated(partial, Path(path), content, recipe, key)
+                    write_curated(partial, Path(path), content, recipe, key, said)
             index = ShardIndex.load(target / "index.json")
-        row |= {k: index.about[k] for k in ("frames", "accepted")} | {"crops": len(index), "folder": target.name}
+        row |= {k: index.about[k] for k in ("frames", "accepted")} | {"crops": len(index), "folder": target.name,
+                                                                    "reason": "; ".join(index.about["notes"])}
     except InputError as error:
         row |= {"status": "failed", "reason": f"{error.what.rstrip('.')}: {error.got}. {error.do or ''}".strip()}
     except Exception as error:
@@ -75,14 +78,15 @@ def curate_movie(path: str | Path, folder: str | Path, recipe: Recipe) -> dict[s
     return row | {"reason": " ".join(row["reason"].split()), "seconds": round(time.monotonic() - start, 2)}
 
 
-def write_curated(out: Path, path: Path, content: str, recipe: Recipe, key: str) -> None:
+def write_curated(out: Path, path: Path, content: str, recipe: Recipe, key: str, said: pd.DataFrame) -> None:
     """Write the quality table, the shards and their index of one movie into the folder `out`.
 
-    Parameters: out; path of the movie; content, its digest; recipe; key, the digest of all that this is made from.
+    Parameters: out; path of the movie; content, its digest; recipe; key, the digest of all that this is made from;
+    said, the readers' decisions on this movie.
     """
     movie = Movie.open(path, recipe.spacing_um, recipe.dt_s, recipe.axes)
     channels = range(movie.n_channels) if recipe.channels is None else recipe.channels
-    tables = {c: quality_table(movie, c=c, quiet=True) for c in channels}
+    tables = {c: apply_decisions(quality_table(movie, c=c, quiet=True), said, channel=c) for c in channels}
     pd.concat([t.assign(channel=c) for c, t in tables.items()]).to_csv(out / "quality.csv", index=False)
     usable = {c: table for c, table in tables.items() if (table.verdict != "reject").any()}
     if not usable:

@@ -9,8 +9,11 @@ import numpy as np
 from cellfm_nb.curate.background import check_volume, despike, find_background, flat_fill, lower_half
 from cellfm_nb.curate.noise import NoiseModel, fit_noise
 from cellfm_nb.curate.resample import resample
+from cellfm_nb.curate.stretch import histogram_normalize
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
+
+__all__ = ["histogram_normalize", "normalize", "normalized_frame", "stabilize"]
 
 PSF_UM = 0.12  # s.d. of what a light-sheet microscope makes of a point, about
 FINE_UM = 0.16  # with pixels up to this, the neighbour of a peak has over a quarter of it (PSF s.d. >= 0.1 um)
@@ -75,21 +78,3 @@ def stabilize(volume: np.ndarray, noise: NoiseModel) -> np.ndarray:
     root = np.sqrt(np.maximum(argument, floor))
     root += np.minimum(argument - floor, 0) / (2 * np.sqrt(floor))
     return np.float32(2 / g) * root
-
-
-def histogram_normalize(volume: np.ndarray, share: float = 1 / 5000) -> np.ndarray:
-    """Stretch to [0, 1] by the seed's rule, clipped: the darkest and brightest 1/5000 of the voxels saturate.
-
-    Parameters: volume (z,y,x); share of voxels left out at either end (ImageJ's "reset" rule uses 1/5000).
-    Returns: float32 (z,y,x) in [0, 1]. The original left the clipping out and put a min-max behind, and the two
-    together are a plain min-max, which one hot voxel rules; here the limits are exact order statistics.
-    Raises InputError on NaN, infinite or constant volumes.
-    """
-    check_volume(volume, "histogram_normalize")
-    k = int(volume.size * share)
-    ends = np.partition(volume.ravel(), (k, volume.size - 1 - k))
-    low, high = np.float32(ends[k]), np.float32(ends[volume.size - 1 - k])
-    if low == high:
-        raise InputError("Nothing to stretch.", where="histogram_normalize",
-                         got=f"{100 * (1 - 2 * share):.2f}% of the voxels equal", expected="an image", do="Check it.")
-    return np.clip((volume.astype(np.float32) - low) / (high - low), 0, 1)

@@ -20,10 +20,11 @@ from cellfm_nb.movie import Movie
 from cellfm_nb.progress import track
 from cellfm_nb.provenance import outside_digest
 
-COLUMNS = ["frame", "mean", "light", "p1", "p50", "p999", "saturation", "snr", "signal_fraction", "focus", "drift_px",
-           "empty_planes", "dropped", "verdict", "by", "reason"]
+COLUMNS = ["frame", "mean", "light", "p1", "p50", "p999", "saturation", "snr", "height", "signal_fraction", "focus",
+           "drift_px", "empty_planes", "dropped", "verdict", "by", "reason"]
 # measure: change against the movie's own trend from which a frame is doubtful, from which it is out; rises count too
 LIMITS = {"snr": (0.2, 0.4, False), "focus": (0.1, 0.18, False), "light": (0.15, 0.3, True)}
+NOTHING = 3.1  # the snr of a volume that holds nothing but noise: the 99.9 percentile of N(0, 1)
 SATURATED = (1e-4, 1e-3)  # share of voxels at the ceiling: doubtful, out
 EMPTY = 0.2  # share of planes without light, above the movie's own: doubtful from the first plane, out from here
 
@@ -37,6 +38,8 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0, qui
       light, mean above the movie's darkest background, in units of that background's noise;
       saturation, share of voxels at the frame's own ceiling;
       snr, (99.9 percentile - background) / background noise, after smoothing by one voxel: 3.1 where there is nothing;
+      height, (snr - 3.1) x the noise s.d. of a voxel at the frame's median: how far the signal stands out, in units
+        proportional to the movie's, whatever the background does;
       signal_fraction, share of voxels more than 4 s.d. above the background after smoothing by one voxel;
       focus, 99.9 percentile of detail of 0.1-0.2 um over that detail's noise: 2.9 where there is nothing;
       drift_px, shift (y,x) of the max projection against the frame before, by phase correlation;
@@ -69,8 +72,10 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0, qui
             row["empty_planes"] = empty_planes(volume, noise_sd)
             y = normalize(volume, noise, movie.spacing_um)
             smooth = ndimage.gaussian_filter(y, 1.0, truncate=3.0)
-            centre, sd = background_spread(smooth)
-            row["snr"] = (float(np.percentile(smooth, 99.9)) - centre) / sd
+            inside = y != 0  # the fill of deskewed corners is 0 exactly
+            centre, sd = background_spread(smooth[inside])
+            row["snr"] = (float(np.percentile(smooth[inside], 99.9)) - centre) / max(sd, 1e-6)
+            row["height"] = (row["snr"] - NOTHING) * max(float(noise.variance(row["p50"])), 0.0) ** 0.5
             row["signal_fraction"] = float(signal_mask(y).mean())
             row["focus"] = focus(y, movie.spacing_um)
             last, projection = projection, ndimage.gaussian_filter(np.clip(y.max(0), 0, 10), 1)
@@ -165,9 +170,9 @@ def focus(normalized: np.ndarray, spacing_um: Sequence[float]) -> float:
     """Return the sharpness of a normalised volume (z,y,x): its strongest fine detail (0.1-0.2 um, in the plane)."""
     fine, coarse = (ndimage.gaussian_filter(normalized, (0, *(um / s for s in spacing_um[1:])), truncate=3.0)
                     for um in (0.1, 0.2))
-    detail = fine - coarse
+    detail = (fine - coarse)[normalized != 0]
     top = int(0.999 * detail.size)
-    return float(np.partition(detail.ravel(), top)[top]) / max(background_spread(detail)[1], 1e-6)
+    return float(np.partition(detail, top)[top]) / max(background_spread(detail)[1], 1e-6)
 
 
 def drift_px(before: np.ndarray, after: np.ndarray) -> float:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-NOTHING = 3.1  # the snr of a volume that holds nothing but noise (see `quality_table`)
+from cellfm_nb.curate.bleach import fit_bleaching
+from cellfm_nb.curate.quality import NOTHING
+
 SUMMARY = ["rank", "movie", "channel", "score", "frames", "accepted", "unsure", "rejected", "repeated", "missing",
            "snr", "saturation", "focus", "drift_px", "empty_planes", "half_life_s", "half_life_sd_s"]
 
@@ -23,15 +24,13 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
       snr, focus, drift_px: medians over frames not rejected, as defined in `quality_table`: snr is the 99.9 percentile
       above the background over the background's noise, after smoothing by one voxel, 3.1 where there is nothing;
       saturation, the worst frame's share of voxels; empty_planes, the mean share of planes without light;
-      half_life_s and its standard error: of the height of the 99.9 percentile above the median, NaN where no fading
-      can be told (faint movies seem to fade slower than they do: noise adds to the height, and fades less);
+      half_life_s and its standard error: of the signal's height, NaN where no fading can be told;
       score, share of accepted frames x log2(snr / 3.1): 0 is nothing to see or nothing to use, and every doubling of
       the signal counts one}.
     """
     good = table[table.verdict != "reject"]
     snr = float(good.snr.median()) if len(good) else np.nan
-    height = (good.p999 - good.p50).to_numpy(float)  # of what stands out: needs no dark level, which nobody measured
-    life, sd = half_life(good.frame.to_numpy(float) * (dt_s or 1.0), height)
+    life, sd = half_life(table.height.where(table.verdict != "reject").to_numpy(float), dt_s or 1.0)
     count = table.verdict.value_counts()
     return {"movie": movie, "channel": channel, "frames": len(table), "accepted": int(count.get("accept", 0)),
             "unsure": int(count.get("unsure", 0)), "rejected": int(count.get("reject", 0)),
@@ -43,20 +42,16 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
             if len(good) else 0.0}
 
 
-def half_life(t_s: np.ndarray, light: np.ndarray) -> tuple[float, float]:
-    """Return the half-life (s) of a light that fades exponentially, and its standard error.
+def half_life(height: np.ndarray, dt_s: float = 1.0) -> tuple[float, float]:
+    """Return the half-life (s) of the signal's height, one number per frame (NaN: left out), and its standard error.
 
-    A least-squares line through the logarithm, error by propagation; (NaN, NaN) where the slope is not told from
-    zero by 3 standard errors, or there are fewer than five frames.
+    See `fit_bleaching`; (NaN, NaN) where it tells no fading, or fewer than eight frames are there: frames near in time
+    share their blinking, and a few seem to fade by chance.
     """
-    usable = np.isfinite(light) & (light > 0)
-    if usable.sum() < 5:
+    if np.isfinite(height).sum() < 8:
         return np.nan, np.nan
-    line = stats.linregress(t_s[usable], np.log(light[usable]))
-    if not line.slope < -3 * line.stderr:
-        return np.nan, np.nan
-    life = -np.log(2) / line.slope
-    return float(life), float(life * line.stderr / -line.slope)
+    fit = fit_bleaching(height, dt_s)
+    return fit.half_life_s, fit.sd_s
 
 
 def summarise(rows: list[Mapping[str, object]]) -> pd.DataFrame:

@@ -23,7 +23,8 @@ def coverslip_slabs(raw: Any, pixel_um: float, step_um: float, angle_deg: float,
     raw (p,y,x) may be an array on disk, and memory does not grow with the length of the scan.
     Of a voxel's two neighbouring planes each is read where it lies nearest, straight across the sheet (step
     sin(angle) apart), not along the stage (a whole step apart), which is what one affine transform of the raw index
-    does and what blurs and ripples along X when the step exceeds the pixel; Sapoznik et al. 2020, eLife 9:e57681.
+    does and what blurs along X when the step exceeds the pixel ("orthogonal interpolation", V. Maioli, thesis 2016,
+    doi:10.25560/68022).
     Parameters: raw; fill, value outside the sheet; rows, of Z; device, None for numpy, or a torch device; the rest
     as in `deskew`.
     """

@@ -35,14 +35,22 @@ class Planes:
 
 
 class Computed:
-    """A (t,c,z,y,x) array whose z slabs are made when asked for: slab(t, c, z0, z1) -> (z1 - z0, y, x)."""
+    """A (t,c,z,y,x) array whose z slabs are made when asked for: slab(t, c, z0, z1) -> (z1 - z0, y, x).
 
-    def __init__(self, shape: Sequence[int], dtype: Any, slab: Callable[[int, int, int, int], np.ndarray]) -> None:
-        self.shape, self.dtype, self.slab = tuple(shape), np.dtype(dtype), slab
+    at_once, planes made at a time: their float32 and what they are made from are held beside the slab asked for.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: Any, slab: Callable[[int, int, int, int], np.ndarray],
+                 at_once: int = 32) -> None:
+        self.shape, self.dtype, self.slab, self.at_once = tuple(shape), np.dtype(dtype), slab, at_once
 
     def __getitem__(self, key: tuple[int, int, slice]) -> np.ndarray:
-        t, c, z = key
-        return to_dtype(self.slab(t, c, *z.indices(self.shape[2])[:2]), self.dtype)
+        t, c, (first, last, _) = key[0], key[1], key[2].indices(self.shape[2])
+        block = np.empty((last - first, *self.shape[3:]), self.dtype)
+        for z in range(first, last, self.at_once):
+            end = min(z + self.at_once, last)
+            block[z - first : end - first] = to_dtype(self.slab(t, c, z, end), self.dtype)
+        return block
 
 
 def write_computed(path: str | Path, movie: Computed, spacing_um: Sequence[float], dt_s: float | None, name: str,

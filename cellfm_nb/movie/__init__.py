@@ -1,6 +1,11 @@
-"""Movies as files: a lazy (t, c, z, y, x) image that carries its spacing and interval; TIFF and OME-Zarr in and out."""
+"""Movies as files: a lazy (t, c, z, y, x) image with its spacing, interval and channel names, and who says so.
 
-from cellfm_nb.movie.movie import Movie, import_movie, list_labels, open_labels, write_labels
+TIFF and OME-Zarr in and out; folders of stacks, CZI and ND2 in.
+"""
+
+from cellfm_nb.movie.labels import open_labels, write_labels
+from cellfm_nb.movie.movie import Movie, import_movie
+from cellfm_nb.movie.omezarr import list_labels
 from cellfm_nb.movie.spacing import parse_dt, parse_spacing
 from cellfm_nb.movie.writing import write_frames
 

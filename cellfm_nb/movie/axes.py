@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cellfm_nb.errors import InputError
+from cellfm_nb.movie.source import Lazy
 
 ORDER = "tczyx"
 
@@ -17,7 +18,7 @@ def canonical(array: Any, axes: str) -> Any:
 
     Returns: an array-like whose slices are numpy arrays. Nothing is read and nothing is copied.
     """
-    if axes == ORDER and np.dtype(array.dtype).isnative:
+    if axes == ORDER and np.dtype(array.dtype).isnative and not isinstance(array, Lazy):
         return array
     if type(array) is np.ndarray:
         moved = array.transpose([axes.index(a) for a in ORDER if a in axes])

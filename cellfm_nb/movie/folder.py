@@ -9,9 +9,9 @@ import numpy as np
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import tiff
-from cellfm_nb.movie.axes import ORDER, Canonical, canonical
+from cellfm_nb.movie.axes import ORDER, canonical
 from cellfm_nb.movie.names import read_names
-from cellfm_nb.movie.source import Source
+from cellfm_nb.movie.source import Lazy, Source
 
 
 def read(path: Path, axes: str | None = None) -> Source:
@@ -43,8 +43,8 @@ def read(path: Path, axes: str | None = None) -> Source:
                          got=f"axes {first.axes}, shape {like[0]}", expected="z, y, x in each file",
                          do="If each file is a whole movie, open the file itself.")
     note = f"{len(names.files)} frames, from {ordered[0].name} to {names.files[-1][0].name}"
-    source = Source(Canonical(_Stacks(names.files, axes, like[0], first), ORDER), ORDER, first.says, first.spacing_um,
-                    first.dt_s, [note, *names.notes, *first.notes], channel_names=first.channel_names,
+    source = Source(_Stacks(names.files, axes, like[0], first), ORDER, first.says, first.spacing_um, first.dt_s,
+                    [note, *names.notes, *first.notes], channel_names=first.channel_names,
                     axes_source=f"file names, {first.axes_source}")
     if names.dt_s:
         source.dt_s, source.dt_says = names.dt_s, "time stamps in the names"
@@ -53,13 +53,13 @@ def read(path: Path, axes: str | None = None) -> Source:
     return source
 
 
-class _Stacks:
+class _Stacks(Lazy):
     """Per-frame files as one lazy (t, c, z, y, x) array: a file is opened when one of its voxels is asked for."""
 
     def __init__(self, files: list[list[Path]], axes: str | None, shape: tuple[int, ...], first: Source) -> None:
         zyx = [shape[first.axes.index(a)] for a in "zyx"]
-        self.files, self.axes, self.shape = files, axes, (len(files), len(files[0]), *zyx)
-        self.dtype, self.ndim = first.data.dtype, len(ORDER)
+        super().__init__((len(files), len(files[0]), *zyx), first.data.dtype)
+        self.files, self.axes = files, axes
 
     def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
         picked = [range(n)[k] for n, k in zip(self.shape, key, strict=True)]

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.movie import formats, omezarr
+from cellfm_nb.movie import formats
 from cellfm_nb.movie.axes import ORDER, canonical, check
 from cellfm_nb.movie.frames import LazyFrame
-from cellfm_nb.movie.omezarr import list_labels
 from cellfm_nb.movie.source import Source
 from cellfm_nb.movie.spacing import parse_dt, parse_spacing
-from cellfm_nb.movie.writing import as_labels, parse_channel_names, write_frames
+from cellfm_nb.movie.writing import parse_channel_names, write_frames
 from cellfm_nb.progress import track
 
 PathLike = str | Path
@@ -124,15 +123,15 @@ class Movie:
                              got=f"one value per frame, {frame.low} in the last", expected="voxels that differ",
                              do="Check the channel, the shutter and the export.")
 
-    def save(self, path: PathLike, check: bool = False, version: str = "0.5") -> None:
+    def save(self, path: PathLike, check: bool = False, version: str = "0.5", imagej: bool = False) -> None:
         """Write to .ome.zarr (OME-Zarr) or .ome.tif (OME-TIFF), slab by slab, whole or not at all.
 
         Parameters: path; check, refuse NaN, infinite and constant data on the way; version of OME-Zarr, "0.5" (zarr
-        v3) or "0.4" (zarr v2, for older readers).
+        v3) or "0.4" (zarr v2, for older readers); imagej, write a .tif as ImageJ's own hyperstack.
         """
         frames = self.checked_frames() if check else map(self._lazy_frame, range(self.n_frames))
         write_frames(path, frames, self.shape, self.dtype, self.spacing_um, self.dt_s, self.name, notes=self.notes,
-                     channel_names=self._stated_channels, version=version)
+                     channel_names=self._stated_channels, version=version, imagej=imagej)
 
     def _lazy_frame(self, t: int, check: bool = False) -> LazyFrame:
         return LazyFrame(self.data, t, self.source, check)
@@ -173,31 +172,6 @@ def import_movie(out_path: PathLike, path: PathLike, spacing_um: str | Sequence[
     frames = track(movie.checked_frames(), "import", total=movie.n_frames)
     write_frames(out_path, frames, movie.shape, movie.dtype, movie.spacing_um, movie.dt_s, movie.name,
                  notes=[origin, *movie.notes], channel_names=movie._stated_channels, version=version)
-
-
-def write_labels(movie_path: PathLike, name: str, frames: Iterable[np.ndarray]) -> Path:
-    """Write label images beside an OME-Zarr movie, in its labels/<name>.
-
-    Parameters: frames, one (z, y, x) integer array per frame, 0 = background; they are stored as uint32.
-    Returns: the folder written. Raises InputError: not an OME-Zarr movie, frames of another shape, values below 0.
-    """
-    movie_path = Path(movie_path)
-    movie = Movie.open(movie_path)
-    out = movie_path / "labels" / name
-    write_frames(out, (as_labels(frame, out) for frame in frames), (movie.shape[0], 1, *movie.shape[2:]), np.uint32,
-                 movie.spacing_um, movie.dt_s, name, labels=True, version=omezarr.version_of(movie_path))
-    omezarr.add_label_name(movie_path, name)
-    return out
-
-
-def open_labels(movie_path: PathLike, name: str) -> Movie:
-    """Open the label images written by `write_labels` as a Movie of uint32 (t, 1, z, y, x)."""
-    folder = Path(movie_path) / "labels" / name
-    if not omezarr.is_zarr(folder):
-        raise InputError("There are no such labels in this movie.", where=movie_path, got=name,
-                         expected=", ".join(list_labels(Path(movie_path))) or "none are there yet",
-                         do="Run the segmentation notebook first, or check the name.")
-    return Movie.open(folder)
 
 
 def _stated_spacing(path: Path, source: Source) -> tuple[float, float, float]:

@@ -13,9 +13,12 @@ _BEFORE, _AFTER = r"(?<![a-z0-9])", r"(?![a-z0-9])"
 CLOCK = re.compile(_BEFORE + r"(\d+)msec(abs)?" + _AFTER, re.I)  # time stamps of lattice light-sheet software
 FRAME = re.compile(_BEFORE + r"(?:(stack|frame|timepoint|time|tp|t)[_\- ]?(\d+)|(\d+)(t))" + _AFTER, re.I)
 CHANNEL = re.compile(
-    _BEFORE + r"(?:(?:channel|ch|c|w)[_\- ]?\d+|cam(?:era)?[_\- ]?(?:[a-z]|\d+)|(?:ex|em)?\d{3,4}nm|(?:ex|em)_?\d{3}"
+    _BEFORE + r"(?:(?:channel|ch|c)[_\- ]?\d+|w\d+[a-z]*|cam(?:era)?[_\- ]?(?:[a-z]|\d+)"
+    r"|(?:ex|em)?\d{3,4}nm|(?:ex|em)_?\d{3}"
     r"|e?[gryb]fp|cfp|m?cherry|m?scarlet|tdtomato|dapi|hoechst|fitc|tritc|cy[357]|txred|jfx?\d{3}|af\d{3}|alexa\d{3})"
     + _AFTER, re.I)  # fmt: skip
+
+MOST_CHANNELS = 12  # of one frame; more files than this, told apart by c001, c002, ..., are frames misnamed
 
 
 @dataclass
@@ -86,7 +89,7 @@ def _frames(folder: Path, stems: list[str]) -> tuple[list[int], list[str], list[
             example = f"{numbers[0][columns[0]]} in {stems[0]}"
             return [int(n[columns[0]]) for n in numbers], rests, [f"the number that differs in the names is the frame "
                                                                   f"({example}; a guess)"]
-        if not columns:  # one file, or the channels of one frame
+        if not columns and len(stems) <= MOST_CHANNELS:  # one file, or the channels of one frame
             return [0] * len(stems), rests, []
     raise InputError("No frame number can be told apart in the names of these files.", where=folder,
                      got=", ".join(stems[:4]) + (", ..." if len(stems) > 4 else ""),

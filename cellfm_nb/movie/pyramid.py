@@ -44,25 +44,28 @@ def halve_labels(labels: np.ndarray, by: tuple[int, int, int], rounds: int = 4) 
     The rarest object of a block wins, so that small objects stay; an object that lost all its blocks all the same
     comes first in the next round. Returns: coarse labels, same dtype; ids that fit nowhere (two objects, one voxel).
     """
-    filled = labels > 0
-    ids, inverse, counts = np.unique(labels[filled], return_inverse=True, return_counts=True)
-    order, lost = np.argsort(counts, kind="stable"), np.zeros(0, np.int64)
+    if labels.max(initial=0) >= 2**24:  # too far apart for tables: number them anew, background first
+        names = np.unique(np.append(labels, 0))
+        coarse, lost = halve_labels(np.searchsorted(names, labels), by, rounds)
+        return names[coarse].astype(labels.dtype), [int(names[i]) for i in lost]
+    counts = np.bincount(labels.ravel().astype(np.uint32, copy=False))
+    counts[0] = 0
+    ids = np.flatnonzero(counts)
+    order, lost = ids[np.argsort(counts[ids], kind="stable")], ids[:0]
     for _ in range(rounds):
         order = np.concatenate([lost, order[~np.isin(order, lost)]])
-        rank = np.empty(len(ids), np.int32)
-        rank[order] = np.arange(len(ids), dtype=np.int32)
-        ranks = np.full(labels.shape, len(ids), np.int32)  # background comes last
-        ranks[filled] = rank[inverse]
+        rank = np.full(len(counts), len(ids), np.int32)  # background comes last
+        rank[order] = np.arange(len(ids))
         best = np.full(_coarse(labels.shape, by), len(ids), np.int32)
-        for part in _parts(ranks, by):
+        for part in _parts(labels, by):
             seen = best[tuple(map(slice, part.shape))]
-            np.minimum(seen, part, out=seen)
+            np.minimum(seen, rank[part], out=seen)
         kept = np.zeros(len(ids) + 1, bool)
         kept[best] = True
         lost = order[~kept[:-1]]  # rank r is the object order[r]
         if not len(lost):
             break
-    return np.append(ids[order], 0).astype(labels.dtype)[best], [int(i) for i in np.sort(ids[lost])]
+    return np.append(order, 0)[best].astype(labels.dtype), [int(i) for i in np.sort(lost)]
 
 
 def _coarse(shape: tuple[int, ...], by: tuple[int, ...]) -> tuple[int, ...]:

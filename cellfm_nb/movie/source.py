@@ -29,11 +29,19 @@ class Source:
     channel_says: str = ""  # who names the channels, where it is not `says`
 
 
-class Planes:
+class Lazy:
+    """An array of a reader that is not loaded; it is asked with one slice per axis, in the order of its axes."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape, self.dtype, self.ndim = tuple(shape), np.dtype(dtype), len(shape)
+
+
+class Planes(Lazy):
     """A lazy (t, c, z, y, x) array made of a function that reads one plane: t, c, z -> (y, x)."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, plane: Callable[[int, int, int], np.ndarray]) -> None:
-        self.shape, self.dtype, self.ndim, self.plane = tuple(shape), np.dtype(dtype), len(shape), plane
+        super().__init__(shape, dtype)
+        self.plane = plane
 
     def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
         picked = [range(n)[k] for n, k in zip(self.shape, key, strict=True)]

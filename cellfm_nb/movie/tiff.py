@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.movie.source import Source
+from cellfm_nb.movie.source import Lazy, Source
 from cellfm_nb.movie.spacing import length_unit_um, time_unit_s
 
 SUFFIXES = (".tif", ".tiff")
@@ -51,14 +51,15 @@ def read(path: Path, axes: str | None = None) -> Source:
     return source
 
 
-class _Pages:
+class _Pages(Lazy):
     """The pages of a TIFF as one lazy array: only the pages asked for are read and decoded.
 
     (tifffile's own zarr view takes each strip for a chunk: 100 times slower on files with one row per strip.)
     """
 
     def __init__(self, file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
-        self.file, self.shape, self.dtype, self.ndim = file, series.shape, series.dtype, len(series.shape)
+        super().__init__(series.shape, series.dtype)
+        self.file = file
         weakref.finalize(self, file.close)  # a TiffFile refers to itself: unasked, it stays open for long
 
     def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
@@ -75,7 +76,8 @@ def _open(path: Path) -> tuple[tifffile.TiffFile, tifffile.TiffPageSeries]:
         try:
             file = tifffile.TiffFile(path)
             series = file.series[0]
-            missing = any(page is None for page in series.pages)
+            # in one piece the data need no look at each page
+            missing = series.dataoffset is None and any(page is None for page in series.pages)
             needed = 0 if missing else _bytes_needed(series)
         except (tifffile.TiffFileError, OSError, IndexError, ValueError) as error:
             raise InputError("This file can't be read as TIFF.", where=path, got=str(error).split("\n")[0],
@@ -85,7 +87,7 @@ def _open(path: Path) -> tuple[tifffile.TiffFile, tifffile.TiffPageSeries]:
     if said or missing or needed > size:
         got = f"{size} bytes of {needed}" if needed > size else f"{size} bytes; pages it lists are missing"
         raise InputError("This TIFF is cut short or damaged.", where=path, got=got, expected="a complete file",
-                         do="Copy it again and compare the sizes.")
+                         do="Copy it again and compare the sizes; if it is one file of a set, copy all of them.")
     return file, series
 
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.movie.axes import ORDER, Canonical
+from cellfm_nb.movie.axes import ORDER
 from cellfm_nb.movie.source import Planes, Source
 
 CZI_TYPES = {"Gray8": np.uint8, "Gray16": np.uint16, "Gray32Float": np.float32}
@@ -61,9 +61,8 @@ def read_nd2(path: Path) -> Source:
         return frame[c] if "C" in sizes else frame
 
     shape = tuple(sizes.get(axis, 1) for axis in ORDER.upper())
-    planes = Planes(shape, dtype, plane)
-    weakref.finalize(planes, file.close)
-    source.data = Canonical(planes, ORDER)
+    source.data = Planes(shape, dtype, plane)
+    weakref.finalize(source.data, file.close)
     return source
 
 
@@ -77,7 +76,8 @@ def read_czi(path: Path) -> Source:
         box, scenes = file.total_bounding_box, file.scenes_bounding_rectangle
         source = _czi_says(file.raw_metadata)
         kinds = sorted(set(file.pixel_types.values()))
-        planes = _czi_planes(file)
+        scene = min(scenes) if scenes else None
+        planes = _czi_planes(file, scene)
     if len(kinds) != 1 or kinds[0] not in CZI_TYPES:
         raise _colour(path, ", ".join(kinds))
     if extra := {axis: size for axis, (_, size) in box.items() if axis not in "TCZYXSM" and size > 1}:
@@ -85,7 +85,6 @@ def read_czi(path: Path) -> Source:
                          expected="T, C, Z, Y, X, and scenes", do="Split it along them in ZEN (Create Image Subset).")
     first = {axis: box.get(axis, (0, 1))[0] for axis in "TCZ"}
     t, c, z = (box.get(axis, (0, 1))[1] for axis in "TCZ")
-    scene = min(scenes) if scenes else None
     if len(scenes) > 1:
         source.notes.append(f"the file holds {len(scenes)} scenes; the first is used")
     area = scenes[scene] if scenes else file.total_bounding_rectangle
@@ -99,17 +98,18 @@ def read_czi(path: Path) -> Source:
         at = {"T": t + first["T"], "C": c + first["C"], "Z": z + first["Z"]}
         return file.read(plane=at, scene=scene, roi=tuple(area))[..., 0]
 
-    source.data = Canonical(Planes((t, c, z, area.h, area.w), CZI_TYPES[kinds[0]], plane), ORDER)
+    source.data = Planes((t, c, z, area.h, area.w), CZI_TYPES[kinds[0]], plane)
     return source
 
 
-def _czi_planes(file: object) -> set[tuple[int, int, int]]:
-    """Return the (t, c, z) of which the file holds pixels; libCZI reads a plane that is not there as black."""
+def _czi_planes(file: object, scene: int | None) -> set[tuple[int, int, int]]:
+    """Return the (t, c, z) of which a scene holds pixels; libCZI reads a plane that is not there as black."""
     planes = set()
 
     def note(_: int, block: object) -> bool:
         at = block.coordinate.to_dict()
-        planes.add(tuple(at.get(axis, 0) for axis in "TCZ"))
+        if at.get("S", scene) == scene:
+            planes.add(tuple(at.get(axis, 0) for axis in "TCZ"))
         return True
 
     file.enumerate_subblocks(note)

@@ -1,4 +1,4 @@
-"""Write movies slab by slab, whole or not at all: OME-Zarr 0.5 or 0.4, or OME-TIFF."""
+"""Write movies slab by slab, whole or not at all: OME-Zarr 0.5 or 0.4, OME-TIFF or ImageJ TIFF."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 
-from cellfm_nb.atomic import whole
 from cellfm_nb.errors import InputError
-from cellfm_nb.movie import omezarr_write
-from cellfm_nb.movie.frames import LazyFrame, slabs
+from cellfm_nb.movie import omezarr_write, tiff_write
+from cellfm_nb.movie.frames import LazyFrame
 from cellfm_nb.movie.spacing import parse_spacing
 from cellfm_nb.movie.tiff import SUFFIXES
-
-OME_TYPES = {"int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64"}
 
 
 def write_frames(path: str | Path, frames: Iterable[np.ndarray | LazyFrame], shape: Sequence[int], dtype: Any,
                  spacing_um: str | Sequence[float], dt_s: float | None = None, name: str | None = None,
                  labels: bool = False, notes: Sequence[str] = (), channel_names: Sequence[str] | None = None,
-                 version: str = "0.5") -> None:
+                 version: str = "0.5", imagej: bool = False) -> None:
     """Write a movie from an iterator of frames, holding one frame in memory, or one slab of a `LazyFrame`.
 
     Parameters: path, a name ending in .tif or .tiff is written as OME-TIFF, any other as OME-Zarr; frames, arrays
     (z, y, x) or (c, z, y, x); shape (t, z, y, x) or (t, c, z, y, x); spacing_um (z, y, x); labels, True for label
     images; notes, kept in OME-Zarr metadata; channel_names, one per channel; version of OME-Zarr, "0.5" (zarr v3) or
-    "0.4" (zarr v2). The file appears under its name when whole.
+    "0.4" (zarr v2); imagej, write a TIFF as ImageJ's own hyperstack. The file appears under its name when whole.
     Raises InputError when the frames do not fit the shape and dtype, or the names the channels.
     """
     path, dtype, shape = Path(path), np.dtype(dtype).newbyteorder("="), tuple(map(int, shape))
@@ -37,7 +33,8 @@ def write_frames(path: str | Path, frames: Iterable[np.ndarray | LazyFrame], sha
     names = parse_channel_names(channel_names, shape[1], path) if channel_names else ()
     fitting = _fitting(frames, shape, dtype, path)
     if path.suffix.lower() in SUFFIXES:
-        _write_tiff(path, fitting, shape, dtype, spacing, dt_s, name, names)
+        write = tiff_write.write_imagej if imagej else tiff_write.write_ome
+        write(path, fitting, shape, dtype, spacing, dt_s, name, names)
     else:
         omezarr_write.write(path, fitting, shape, dtype, spacing, dt_s, name, labels, notes, names, version)
 
@@ -49,15 +46,6 @@ def parse_channel_names(names: str | Sequence[str], n: int, where: object = "cha
         raise InputError("The channel names do not fit the channels.", where=where, got=", ".join(parts) or "none",
                          expected=f"{n} different names", do="Name each channel once, in the order of the file.")
     return parts
-
-
-def as_labels(frame: np.ndarray, where: object = "labels") -> np.ndarray:
-    """Return a label image as uint32. Raises InputError when it holds fractions or numbers below 0."""
-    frame = np.asarray(frame)
-    if frame.dtype.kind not in "ui" or (frame.dtype.kind == "i" and frame.size and frame.min() < 0):
-        raise InputError("These are not labels.", where=where, got=str(frame.dtype), do="Number the objects from 1.",
-                         expected="integers from 0 (background) upwards")
-    return frame.astype(np.uint32, copy=False)
 
 
 def _fitting(frames: Iterable[np.ndarray | LazyFrame], shape: tuple[int, ...], dtype: np.dtype,
@@ -76,22 +64,3 @@ def _fitting(frames: Iterable[np.ndarray | LazyFrame], shape: tuple[int, ...], d
     if count != shape[0]:
         raise InputError("Frames are missing.", where=where.name, got=f"{count} frames", expected=f"{shape[0]} frames",
                          do="Give as many frames as the shape says.")
-
-
-def _write_tiff(path: Path, frames: Iterator[np.ndarray | LazyFrame], shape: tuple[int, ...], dtype: np.dtype,
-                spacing_um: tuple[float, float, float], dt_s: float | None, name: str, channels: Sequence[str]) -> None:
-    if dtype.name not in OME_TYPES:
-        raise InputError("OME-TIFF does not hold this kind of number.", where=path.name, got=dtype.name,
-                         expected=", ".join(sorted(OME_TYPES)), do="Write .ome.zarr instead, or convert it.")
-    about: dict[str, Any] = {"axes": "TCZYX", "Name": name}
-    for axis, step in zip("ZYX", spacing_um, strict=True):
-        about |= {f"PhysicalSize{axis}": step, f"PhysicalSize{axis}Unit": "µm"}
-    if dt_s is not None:
-        about |= {"TimeIncrement": dt_s, "TimeIncrementUnit": "s"}
-    if channels:
-        about["Channel"] = {"Name": list(channels)}
-    big = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > 3.9e9  # classic TIFF counts bytes in 32 bits
-    with whole(path) as partial, tifffile.TiffWriter(partial, ome=True, bigtiff=big) as file:
-        planes = (plane for frame in frames for c in range(shape[1]) for _, _, block in slabs(frame, c)
-                  for plane in block)
-        file.write(planes, shape=shape, dtype=dtype, photometric="minisblack", metadata=about)

@@ -99,11 +99,13 @@ class Cell:
         return float((self.depth_um(grid) > 0).mean() * np.prod(self.size_um))
 
     def background(self, shape: tuple[int, int, int], spacing_um: tuple[float, float, float],
-                   sigma_um: tuple[float, float, float], gradient: float, outside: float = 0.12) -> np.ndarray:
+                   sigma_um: tuple[float, float, float], gradient: float, outside: float = 0.12,
+                   texture: float = 0.15, edge_um: float = 0.0) -> np.ndarray:
         """Draw the diffuse light, median 1 where puncta can be: cytoplasm, a dimmer nucleus, less light outside.
 
         Parameters: shape (z, y, x), spacing_um; sigma_um of the PSF that blurs the edges; gradient, relative change
-        across the field; outside, light there relative to the cytoplasm. Returns: (z, y, x) float32.
+        across the field; outside, light there relative to the cytoplasm; texture and edge_um, see `SceneConfig`.
+        Returns: (z, y, x) float32.
         """
         light, inside = np.empty(shape, np.float32), np.empty(shape, bool)
         grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) * s for n, s in zip(shape[1:], spacing_um[1:], strict=True)],
@@ -119,12 +121,16 @@ class Cell:
                 shine = np.where(nucleus, max(0.5, outside), np.where(body, 1.0, outside))
                 held &= (body & ~nucleus) | (self.envelope == "open")
             light[z], inside[z] = shine.reshape(shape[1:]), held.reshape(shape[1:])
-        blur = [2 * s / h for s, h in zip(sigma_um, spacing_um, strict=True)]
+        soft = (0.0, edge_um, edge_um)
+        blur = [np.hypot(2 * s, e) / h for s, e, h in zip(sigma_um, soft, spacing_um, strict=True)]
         light = ndimage.gaussian_filter(light, blur, mode="nearest")
         coarse = rng(self.seed, "simulate", "texture").standard_normal([max(2, round(s / 1.2)) for s in self.size_um])
-        cloud = ndimage.zoom(coarse, [n / m for n, m in zip(shape, coarse.shape, strict=True)], order=3,
-                             output=np.float32, mode="nearest", grid_mode=True)
-        light *= 1 + 0.15 * np.clip(cloud, -3, 3)
+        cloud = coarse
+        for n in shape:  # axis by axis, each time the first: a cubic spline is a small matrix
+            m = len(cloud)
+            spline = ndimage.zoom(np.eye(m), (n / m, 1), order=3, mode="nearest", grid_mode=True)  # (n, m)
+            cloud = np.moveaxis(np.tensordot(spline, cloud, 1), 0, -1)
+        light *= 1 + texture * np.clip(cloud.astype(np.float32), -3, 3)
         light *= np.linspace(1 - gradient / 2, 1 + gradient / 2, shape[1], dtype=np.float32)[:, None]
         return light / np.median(light[inside])
 
@@ -133,8 +139,10 @@ def _level(away: np.ndarray, axes: np.ndarray, phases: np.ndarray, wobble: float
     """Return the distance (n,) to an uneven ellipsoid around 0, first order, negative inside."""
     scaled = away / axes
     radius = np.maximum(np.linalg.norm(scaled, axis=-1), 1e-9)
-    angle = np.arctan2(scaled[:, 1], scaled[:, 2])
-    flat = np.hypot(scaled[:, 1], scaled[:, 2]) / radius  # 0 at the poles: the outline has no seam there
-    uneven = 1 + wobble * flat**3 * (np.sin(2 * angle + phases[0]) + np.sin(3 * angle + phases[1]))
+    uneven = 1.0
+    if wobble:
+        angle = np.arctan2(scaled[:, 1], scaled[:, 2])
+        flat = np.hypot(scaled[:, 1], scaled[:, 2]) / radius  # 0 at the poles: the outline has no seam there
+        uneven += wobble * flat**3 * (np.sin(2 * angle + phases[0]) + np.sin(3 * angle + phases[1]))
     slope = np.linalg.norm(scaled / axes, axis=-1) / radius
     return (radius - uneven) / np.maximum(slope, 1e-9)

@@ -38,7 +38,7 @@ class SceneConfig:
     drift_um_s: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of stage or sample, z y x: everything moves, truth too
     # events
     split_rate_s: float = 0.005
-    merge_rate_s: float = 0.004
+    merge_rate_s: float = 0.004  # of setting out to meet the nearest; some do not arrive
     contact_um: float = 0.35  # two that are meant to meet fuse at this distance
     separation_um_s: float = 0.12  # speed of children leaving each other, and of partners approaching
     appear_rate_s: float = 0.0  # new puncta per second, for each one of the first frame
@@ -52,6 +52,8 @@ class SceneConfig:
     background_photons: float | None = None  # median in the cell
     gradient: float = 0.35  # relative change of the background across the field
     outside: float = 0.12  # background outside the cell, relative to the cytoplasm
+    texture: float = 0.15  # sd of the cytoplasm's unevenness over about 1 um, relative to its light
+    edge_um: float = 0.0  # sd by which the borders of cell and nucleus are softer than the optics make them, y and x
     # how it is taken
     scan_angle_deg: float | None = None  # between sheet and stage; given, frames are raw, skewed stacks (see `Scan`)
     scan_direction: int = 1  # of the stage, +1 or -1
@@ -68,7 +70,7 @@ class SceneConfig:
             if not getattr(self, name) > 0:
                 raise _bad(name, getattr(self, name), "a number > 0")
         for name in ("diffusion_um2_s", "speed_um_s", "split_rate_s", "merge_rate_s", "contact_um", "separation_um_s",
-                     "brightness_spread", "appear_rate_s", "vanish_rate_s", "outside"):
+                     "brightness_spread", "appear_rate_s", "vanish_rate_s", "outside", "texture", "edge_um"):
             if not (0 <= getattr(self, name) < math.inf):
                 raise _bad(name, getattr(self, name), "a finite number >= 0")
         for name in ("directed_share", "blink_probability", "gradient"):

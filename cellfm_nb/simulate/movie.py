@@ -18,10 +18,9 @@ from cellfm_nb.progress import track
 from cellfm_nb.simulate.camera import Camera, camera_from_stack
 from cellfm_nb.simulate.config import SceneConfig
 from cellfm_nb.simulate.optics import Psf, measured_psf
-from cellfm_nb.simulate.scene import Scene
+from cellfm_nb.simulate.scene import Scene, Sparse, dense
 from cellfm_nb.simulate.truth import Truth, write_truth
 
-Sparse = tuple[np.ndarray, np.ndarray]  # flat indices of the labelled voxels, their labels
 SIMULATED = "simulated"  # the name and the note every such movie carries
 
 
@@ -46,7 +45,7 @@ def simulate_movie(config: SceneConfig | None = None, psf: Psf | None = None, ca
 def write_simulated(movie_path: Path, truth_path: Path, config: SceneConfig | None = None,
                     psf: Psf | Path | None = None, camera: Camera | Path | None = None, seed: int = 0,
                     psf_spacing_um: tuple[float, float, float] = (0.1, 0.1, 0.1)) -> None:
-    """Write a simulated movie and its truth, one frame in memory at a time (a writer for `Workspace.make`).
+    """Write a simulated movie and its truth, a few frames in memory at a time (a writer for `Workspace.make`).
 
     Parameters: movie_path, the OME-Zarr to write; truth_path, the folder to write; config; psf, a Psf, or the TIFF of
     a bead with psf_spacing_um; camera, a Camera, or the TIFF of a raw stack to measure it on; None takes the
@@ -63,24 +62,19 @@ def write_simulated(movie_path: Path, truth_path: Path, config: SceneConfig | No
     notes = [SIMULATED, f"PSF: {scene.psf.source}", f"camera: {scene.camera.source}"]
     write_frames(movie_path, _taken(scene, masks), shape, np.uint16, spacing, config.dt_s, name=SIMULATED,
                  notes=notes + ["raw stage scan, skewed"] * bool(scene.scan))
-    write_truth(truth_path, scene.truth, _dense(masks, scene.frame_shape))
+    write_truth(truth_path, scene.truth, (dense(m, scene.frame_shape) for m in masks))
 
 
 def rendered(scene: Scene, workers: int | None = None) -> Iterator[tuple[np.ndarray, Sparse]]:
     """Yield every frame of a scene with its masks, in order, drawn by threads (numpy lets go of them while it draws).
 
-    Parameters: scene; workers, default one a core, at most 8: that many frames are in memory. Same bits for any.
+    Parameters: scene; workers, default one a core, at most 8: one frame more is in memory. Same bits for any.
     """
-    def draw(t: int) -> tuple[np.ndarray, Sparse]:
-        frame, labels = scene.render(t)
-        where = np.flatnonzero(labels)  # few voxels carry a label
-        return frame, (where, labels.flat[where])
-
     workers = workers or min(os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque = deque()
         for t in range(scene.config.shape[0]):
-            waiting.append(pool.submit(draw, t))
+            waiting.append(pool.submit(scene.take, t))
             if len(waiting) > workers:  # one more than is drawn: no thread waits for the reader
                 yield waiting.popleft().result()
         while waiting:
@@ -92,14 +86,6 @@ def _taken(scene: Scene, masks: list[Sparse]) -> Iterator[np.ndarray]:
     for frame, sparse in track(rendered(scene), "simulate", total=scene.config.shape[0]):
         masks.append(sparse)
         yield frame
-
-
-def _dense(masks: list[Sparse], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Yield label volumes (z, y, x) uint32 from their labelled voxels."""
-    for where, values in masks:
-        labels = np.zeros(shape, np.uint32)
-        labels.flat[where] = values
-        yield labels
 
 
 def read_stack(path: Path) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage, optimize
@@ -31,27 +31,13 @@ class Psf:
     sigma_um: Triple
     source: str
 
-    @cached_property
-    def _waves(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Per axis: (f,) frequencies in cycles per um and the (2f, n) cosines and sines that take samples to them.
-
-        The samples are taken as padded to twice their number, so that a shifted copy never wraps round.
-        """
-        waves = []
-        for n, h in zip(self.kernel.shape, self.spacing_um, strict=True):
-            frequency = np.fft.rfftfreq(2 * n, h)
-            turns = 2 * np.pi * np.outer(frequency, (np.arange(n) - n // 2) * h)
-            weight = np.where((frequency == 0) | (np.arange(n + 1) == n), 0.5, 1.0)[:, None] / n
-            waves.append((frequency, np.concatenate([weight * np.cos(turns), weight * np.sin(turns)])))
-        return waves
-
     def _sampled(self, axis: int, away_um: np.ndarray, radius_um: float, voxel_um: float) -> np.ndarray:
         """Return the matrix (..., p, n) that turns the kernel's samples along an axis into light in voxels.
 
         Parameters: away_um (..., p), voxel centres from the punctum's.
         """
-        frequency, wave = self._waves[axis]
-        body = np.exp(-2 * (np.pi * radius_um * frequency) ** 2) * np.sinc(frequency * voxel_um)
+        frequency, window, wave = _waves(self.kernel.shape[axis], self.spacing_um[axis], voxel_um)
+        body = np.exp(-2 * (np.pi * radius_um * frequency) ** 2) * window
         turns = 2 * np.pi * away_um[..., None] * frequency
         return np.concatenate([np.cos(turns) * body, np.sin(turns) * body], -1) @ wave
 
@@ -115,6 +101,19 @@ class Psf:
             inside, part = overlap(corner, patch.shape, shape)
             volume[inside] += (light * patch[part]).astype(np.float32)
         return volume
+
+
+@lru_cache(maxsize=64)
+def _waves(n: int, spacing_um: float, voxel_um: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for n samples of a kernel: (f,) cycles per um, (f,) what a voxel passes of them, and (2f, n) their waves.
+
+    The samples are taken as padded to twice their number, so that a shifted copy never wraps round.
+    """
+    frequency = np.fft.rfftfreq(2 * n, spacing_um)
+    turns = 2 * np.pi * np.outer(frequency, (np.arange(n) - n // 2) * spacing_um)
+    weight = np.where((frequency == 0) | (np.arange(n + 1) == n), 0.5, 1.0)[:, None] / n
+    waves = np.concatenate([weight * np.cos(turns), weight * np.sin(turns)])
+    return frequency, np.sinc(frequency * voxel_um), waves
 
 
 def overlap(corner: np.ndarray, size: tuple[int, ...], shape: tuple[int, ...]) -> tuple[tuple, tuple]:

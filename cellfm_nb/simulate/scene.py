@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -16,6 +17,8 @@ from cellfm_nb.simulate.motion import simulate_tracks
 from cellfm_nb.simulate.optics import Psf, gaussian_psf, overlap
 from cellfm_nb.simulate.scan import Scan
 from cellfm_nb.simulate.truth import Truth
+
+Sparse = tuple[np.ndarray, np.ndarray]  # flat indices of the labelled voxels, ascending; their labels, uint32
 
 
 class Scene:
@@ -42,7 +45,7 @@ class Scene:
         tracks = simulate_tracks(config, seed)
         cell = Cell.make(config.size_um, config.envelope, seed)
         self.background = np.float32(self.level) * cell.background(shape, spacing, self.psf.sigma_um, config.gradient,
-                                                                   config.outside)
+                                                                   config.outside, config.texture, config.edge_um)
         self.scan = Scan.of(config)
         self.frame_shape, self.frame_spacing_um = (self.scan.raw_shape, self.scan.raw_spacing_um) if self.scan else \
             (shape, spacing)
@@ -70,51 +73,57 @@ class Scene:
         A punctum's mask is where its own noise-free image reaches half its peak; where two claim a voxel the brighter
         model there has it; every visible punctum keeps at least its brightest voxel no brighter punctum keeps.
         """
-        return self._draw(frame)[1]
+        return dense(self._draw(frame)[1], self.frame_shape)
 
     def render(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a frame as the camera gives it, (z, y, x) uint16, and its masks (see `labels`)."""
-        light, labels = self._draw(frame)
-        return self.camera.expose(light, rng(self.seed, "simulate", "noise", frame), self._pixels), labels
+        counts, masks = self.take(frame)
+        return counts, dense(masks, self.frame_shape)
 
-    def _draw(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, frame: int) -> tuple[np.ndarray, Sparse]:
+        """Return a frame as `render` does, its masks as the few voxels they have (see `dense`)."""
+        light, masks = self._draw(frame)
+        return self.camera.expose(light, rng(self.seed, "simulate", "noise", frame), self._pixels), masks
+
+    def _draw(self, frame: int) -> tuple[np.ndarray, Sparse]:
         if frame not in range(self.config.shape[0]):
             raise InputError("No such frame.", got=frame, expected=f"0 to {self.config.shape[0] - 1}",
                              do="Count from 0.")
-        light, labels = self._diffuse(frame), np.zeros(self.frame_shape, np.uint32)
-        best, anchors = np.zeros(labels.shape, np.float32), []
+        light, claims, tops = self._diffuse(frame), [], []
         shear, first = (self.scan.shift_px, self.scan.first_px) if self.scan else (0.0, 0.0)
         rows = self._rows.get(frame, self.truth.positions[:0])
         for row in rows[rows["visible"]].itertuples():
             patch, corner = self.psf.patch(np.array([row.z, row.y, row.x + first]), row.radius_um,
                                            self.config.spacing_um, shear)
-            inside, part = overlap(corner, patch.shape, labels.shape)
+            inside, part = overlap(corner, patch.shape, light.shape)
             image = (row.mass * patch[part]).astype(np.float32)
             light[inside] += image
-            wins = (image >= image.max() / 2) & (image > best[inside])
-            labels[inside][wins] = row.track_id + 1
-            best[inside][wins] = image[wins]
-            flat = image.ravel()
-            order = np.argpartition(flat, -8)[-8:]
-            order = order[np.argsort(-flat[order])]
-            voxels = np.stack(np.unravel_index(order, image.shape), -1) + [s.start for s in inside]
-            anchors.append((float(flat[order[0]]), row.track_id + 1, voxels))
-        kept: set[tuple[int, ...]] = set()
-        for _, label, voxels in sorted(anchors, key=lambda a: -a[0]):
-            place = next((v for v in map(tuple, voxels.tolist()) if v not in kept), None)
-            if place is not None:
-                kept.add(place)
-                labels[place] = label
-        return light, labels
+            peak = image.max()
+            near = np.nonzero(image > peak / 20)
+            values = image[near]
+            where = np.ravel_multi_index([n + s.start for n, s in zip(near, inside, strict=True)], light.shape)
+            mask = values >= peak / 2
+            claims.append((where[mask], values[mask], np.full(mask.sum(), row.track_id + 1, np.uint32)))
+            tops.append((float(peak), row.track_id + 1, where[np.argsort(-values, kind="stable")[:8]]))
+        return light, _settle(claims, tops)
+
+    @cached_property
+    def _still(self) -> np.ndarray:
+        """(z, y, x) float32, the background as every frame shows it while nothing drifts."""
+        return self._moved(np.zeros(3)) if self.scan else self.background
 
     def _diffuse(self, frame: int) -> np.ndarray:
         """Return the background of a frame, drifted and seen as the scan sees it: (z, y, x) float32, a copy."""
         drift = np.multiply(self.config.drift_um_s, frame * self.config.dt_s / np.asarray(self.config.spacing_um))
-        if not (self.scan or drift.any()):
-            return self.background.copy()
+        if not drift.any():
+            return self._still.copy()
+        return self._moved(drift)
+
+    def _moved(self, drift_px: np.ndarray) -> np.ndarray:
         matrix, offset = (self.scan.matrix, self.scan.offset) if self.scan else (np.ones(3), np.zeros(3))
-        return ndimage.affine_transform(self.background, np.asarray(matrix), offset - drift, self.frame_shape, order=1,
-                                        mode="nearest")  # smooth light: linear interpolation loses nothing
+        # smooth light: linear interpolation loses nothing
+        return ndimage.affine_transform(self.background, np.asarray(matrix), offset - drift_px, self.frame_shape,
+                                        order=1, mode="nearest")
 
     def _median_peak(self, tracks: Truth) -> float:
         """Return the median, over the puncta visible in frame 0, of the peak of each one's own image."""
@@ -125,3 +134,29 @@ class Scene:
             raise InputError("No punctum is visible in the first frame.", expected="at least one",
                              do="Raise n_puncta or lower blink_probability.")
         return float(np.median(peaks))
+
+
+def dense(masks: Sparse, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return masks as a volume (z, y, x) uint32, 0 where there is none."""
+    labels = np.zeros(shape, np.uint32)
+    labels.flat[masks[0]] = masks[1]
+    return labels
+
+
+def _settle(claims: list[tuple], tops: list[tuple]) -> Sparse:
+    """Give every claimed voxel to the brightest who claims it, and every punctum a voxel of its own.
+
+    Parameters: claims, (voxels, light there, label) of every punctum; tops, its peak, label and brightest voxels.
+    """
+    if not claims:
+        return np.empty(0, np.intp), np.empty(0, np.uint32)
+    where, light, labels = (np.concatenate(parts) for parts in zip(*claims, strict=True))
+    kept: dict[int, int] = {}
+    for _, label, voxels in sorted(tops, key=lambda top: -top[0]):
+        place = next((v for v in voxels.tolist() if v not in kept), None)
+        if place is not None:
+            kept[place] = label
+    order = np.argsort(-light, kind="stable")  # the first of a voxel's claims is the brightest, or its keeper's
+    where = np.concatenate([np.array(list(kept), where.dtype), where[order]])
+    where, first = np.unique(where, return_index=True)
+    return where, np.concatenate([np.array(list(kept.values()), np.uint32), labels[order]])[first]

@@ -35,6 +35,14 @@ def test_every_click_is_on_disk_and_the_state_is_rebuilt(path):
     assert again.log[1].reason == "blurred, I think second line"
 
 
+def test_a_reader_is_known_again_however_typed(path):
+    book = Decisions(path)
+    book.decide(" Ann  Li ", *MOVIE, 0, "accept")
+    book.decide("Ann Li", *MOVIE, 0, "reject")
+    assert book.current("Ann  Li").verdict.tolist() == ["reject"] and len(book.current()) == 1
+    assert apply_decisions(rule(), book, reader=" Ann Li").by[0] == "Ann Li"
+
+
 def test_undo_is_recorded_and_what_was_said_before_holds_again(path):
     book = Decisions(path)
     book.decide("ann", *MOVIE, 1, "reject")
@@ -63,9 +71,11 @@ def test_a_line_torn_by_a_crash_is_left_out_and_said(path):
 
 
 def test_other_files_and_lines_are_refused_or_said(path, tmp_path):
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="no file of decisions"):
-        Decisions(tmp_path / "other.csv")
+    for text in ("a,b\n1,2\n", "one line of a diary", "\n"):
+        (tmp_path / "other.csv").write_text(text)
+        with pytest.raises(InputError, match="no file of decisions"):
+            Decisions(tmp_path / "other.csv").decide("ann", *MOVIE, 0, "accept")
+        assert (tmp_path / "other.csv").read_text() == text
     book = Decisions(path)
     book.decide("ann", *MOVIE, 0, "accept")
     with open(path, "a") as stream:

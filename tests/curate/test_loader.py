@@ -119,3 +119,13 @@ def test_what_is_cut_short_or_gone_is_said(folder):
         ShardLoader(loader.index)
     with pytest.raises(InputError, match="offsets"):
         ShardLoader(ShardIndex([{"name": "x", "members": [{"key": "a"}]}]), folder)
+
+
+@pytest.mark.parametrize("change", [{"name": "../crops-000000.tar"}, {"at": [10**9, 5, 0, 2]}, {"at": [0, 5, 0, 2]},
+                                    {"at": [-700, 5, -700, 2]}])
+def test_an_index_that_lies_is_refused(folder, change):
+    index = ShardIndex.load(folder / "index.json")
+    (index.shards[0] if "name" in change else index.shards[0]["members"][0]).update(change)
+    (folder / "in").mkdir()
+    with pytest.raises(InputError, match="damaged"):
+        ShardLoader(index, folder / "in" if "name" in change else folder, verify=False)[0]

@@ -3,17 +3,20 @@
 import hashlib
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cellfm_nb.curate import many, many_task
+from cellfm_nb.curate import fit_movie_noise, many_run, many_task, normalized_frame, read_shards
+from cellfm_nb.curate.decisions import Decisions
 from cellfm_nb.curate.loader import ShardLoader
 from cellfm_nb.curate.many import Recipe, curate_command, curate_movies, find_movies
 from cellfm_nb.curate.shards import ShardIndex
 from cellfm_nb.errors import InputError, Unreachable
 from cellfm_nb.movie import Movie
+from cellfm_nb.provenance import outside_digest
 
 from .twin import puncta
 
@@ -61,7 +64,7 @@ def test_one_bad_movie_is_reported_and_the_others_are_done(alone):
 
 
 def test_the_index_covers_every_crop_and_both_sides(alone):
-    """P4 over the merged data set, and P1: the voxels are those of the frame at the place the metadata says."""
+    """P4 over the merged data set."""
     folder, _ = alone
     loader = ShardLoader(folder / "index.json")
     keys = [loader[i][1]["key"] for r in range(3) for i in loader.order(0, r, 3)]
@@ -69,10 +72,37 @@ def test_the_index_covers_every_crop_and_both_sides(alone):
     train, validation = (loader.index.split(s) for s in ("train", "validation"))
     assert {s["movie"] for s in train.shards}.isdisjoint(s["movie"] for s in validation.shards)
     assert sorted(train.keys + validation.keys) == sorted(keys)
+    seen = [told["key"] for _, told in ShardLoader(train, folder).epoch(0)]
+    assert sorted(seen) == sorted(train.keys)
+    plain = [m["key"] for s in train.shards for _, m in read_shards(folder / s["name"], train)]
+    assert plain == train.keys  # the streaming reader knows a shard by its folder and name
     table = pd.read_csv(folder / "quality.csv")
     assert table["rank"].tolist() == [1, 2, 3, 4] and table.score.is_monotonic_decreasing
-    _, told = loader[0]
-    assert {"movie_sha256", "frame", "channel", "origin_px", "spacing_um"} <= set(told)
+
+
+def test_a_crop_is_found_again_in_its_movie(alone, movies):
+    """P1: digest, frame, channel, origin and spacing lead from the voxels back to the voxels."""
+    loader = ShardLoader(alone[0] / "index.json")
+    paths = {outside_digest(p): p for p in movies.iterdir()}
+    for i in (0, 9, 23):
+        crop, told = loader[i]
+        movie = Movie.open(paths[told["movie_sha256"]])
+        again, spacing = normalized_frame(movie, told["frame"], fit_movie_noise(movie), told["channel"])
+        place = tuple(slice(o, o + n) for o, n in zip(told["origin_px"], crop.shape, strict=True))
+        assert np.array_equal(again[place].astype(np.float16), crop) and list(spacing) == told["spacing_um"]
+
+
+def test_readers_decisions_change_the_data_set(tmp_path):
+    write_movie(tmp_path / "a.ome.tif", 1)
+    out, path = tmp_path / "set", tmp_path / "a.ome.tif"
+    for verdict, frames in ((None, {0, 1}), ("reject", {1})):
+        if verdict:
+            Decisions(out / "decisions.csv").decide("ann", "a", outside_digest(path), 0, verdict, "a bubble")
+            Decisions(out / "decisions.csv").decide("ann", "b", "e" * 64, 1, verdict)  # of another movie
+        assert curate_movies([path], out, RECIPE, workers=0).status[0] == "done"
+        loader = ShardLoader(out / "index.json")
+        assert {loader[i][1]["frame"] for i in range(len(loader))} == frames
+    assert curate_movies([path], out, RECIPE, workers=0).status[0] == "unchanged"
 
 
 def test_dask_loses_nothing_when_a_worker_is_killed(movies, alone, tmp_path):
@@ -126,7 +156,7 @@ def test_a_movie_that_kills_every_worker_is_reported(monkeypatch):
 
     monkeypatch.setattr("dask.distributed.Client", Client)
     monkeypatch.setattr("dask.distributed.as_completed", iter)
-    (_, row), = many._on_dask([many.Path("cell.tif")], many.Path("x"), RECIPE, "tcp://127.0.0.1:1", 1)
+    (_, row), = many_run.run_on_dask([Path("cell.tif")], Path("x"), RECIPE, "tcp://127.0.0.1:1", 1)
     assert row["status"] == "failed" and "killed" in row["reason"]
 
 
@@ -208,6 +238,8 @@ def test_the_command(movies, tmp_path, capsys):
             curate_command([movies], tmp_path / "set", workers=0, **bad)
     with pytest.raises(InputError, match="no movie"):
         curate_movies([], tmp_path / "set")
+    with pytest.raises(InputError, match="workers"):
+        curate_movies([movies], tmp_path / "set", workers=-1)
 
 
 def test_a_scheduler_that_is_not_there_is_said(movies, tmp_path, monkeypatch):
@@ -237,3 +269,30 @@ def test_what_a_folder_holds(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no movie"):
         find_movies(tmp_path / "empty")
+
+
+def test_spacing_given_and_target(movies, tmp_path, capsys):
+    status = curate_command([movies / "cell 0.ome.tif"], tmp_path / "set", workers=0, crop_shape=(8, 16, 16), n_crops=2,
+                            spacing="0.2,0.1,0.1", target="0.15,0.1,0.1")
+    assert status == 0 and "overrides the file's" in capsys.readouterr().out
+    _, told = ShardLoader(tmp_path / "set" / "index.json")[0]
+    assert told["spacing_um"] == pytest.approx([0.15, 0.1, 0.1], rel=0.1)
+
+
+@pytest.mark.parametrize("kind, word", [("zeros", "rejected"), ("constant", "rejected"), ("nan", ""), ("plane", "2D"),
+                                        ("small", "crop"), ("absent", "no such file"), ("text", "TIFF")])
+def test_odd_movies_have_a_defined_outcome(tmp_path, kind, word):
+    """P6: skipped with a reason, or done without the bad frame; never an exception, never half a folder."""
+    good = np.stack([puncta((10, 40, 40), seed=s, n=12) for s in range(3)])
+    bad = good.astype(np.float32)
+    bad[1, 2, 3, 4] = np.nan
+    frames = {"zeros": good * 0, "constant": good * 0 + 7, "nan": bad, "plane": good[:, :1], "small": good[..., :12]}
+    path = tmp_path / f"{kind}.ome.tif"
+    if kind == "text":
+        path.write_text("not a movie")
+    elif kind != "absent":
+        Movie.from_array(frames[kind], spacing_um=SPACING).save(path)
+    row = many_task.curate_movie(path, tmp_path / "set", RECIPE)
+    assert (row["status"], row["accepted"]) == (("done", 2) if kind == "nan" else ("failed", 0)), row
+    assert word in row["reason"] and not list((tmp_path / "set").glob(".partial*"))
+    assert len([p for p in (tmp_path / "set").glob("*") if p.name[0] != "."]) == (kind == "nan")

@@ -3,7 +3,8 @@ import pytest
 from scipy import ndimage
 
 from cellfm_nb.curate import deskew, fit_noise, histogram_normalize, normalize, normalized_frame
-from cellfm_nb.curate.background import background_spread, flat_fill, running_median
+from cellfm_nb.curate.background import background_spread, flat_fill, running_median, subtract_background
+from cellfm_nb.curate.stretch import SAMPLE, order_statistics, percentiles, stretch_limits
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -140,3 +141,66 @@ def test_bad_volumes(bad, picture):
     for use in (lambda: normalize(bad, fit_noise(picture), SPACING), lambda: histogram_normalize(bad)):
         with pytest.raises(InputError):
             use()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
+def test_percentiles_are_numpys(dtype):
+    rng = np.random.default_rng(0)
+    q = [0, 0.02, 1, 37.3, 50, 99, 99.9, 99.98, 100]
+    flat = rng.gamma(2, 20, 400_003).astype(dtype)
+    ties = np.where(rng.random(flat.shape) < 0.7, 3, flat).astype(dtype)
+    for volume in (flat, ties, np.sort(flat), flat[:1], flat[:2], np.full(200_000, 7, dtype)):
+        assert np.array_equal(percentiles(volume, q), np.percentile(volume, q))
+    assert percentiles(flat, 99.9) == np.percentile(flat, [99.9])[0] and percentiles(flat, 99.9).shape == ()
+    assert percentiles([flat, ties], 99.9) == np.percentile(np.concatenate([flat, ties]), [99.9])[0]
+
+
+def test_a_sample_that_misleads_costs_time_not_truth():
+    """The sample takes every 5th value: here it sees only the zeros, and the counts prove its bracket wrong."""
+    volume = np.arange(5 * SAMPLE, dtype=np.int32)
+    volume[::5] = 0
+    assert order_statistics(volume, [3 * SAMPLE]) == [np.sort(volume)[3 * SAMPLE]]
+
+
+def test_limits_are_imagejs_and_pool_a_movie():
+    """The limits are those of ImageJ's rule on a full histogram; those of the movie are the same for every frame."""
+    frames = [puncta(seed=s) + np.uint16(40 * s) for s in range(3)]
+    for volume in (frames[0], np.concatenate(frames)):
+        counts, k = np.bincount(volume.ravel(), minlength=65536), volume.size // 5000
+        low, high = np.argmax(np.cumsum(counts) > k), 65535 - np.argmax(np.cumsum(counts[::-1]) > k)
+        assert stretch_limits(volume) == (low, high)
+    limits = stretch_limits(frames)
+    assert limits == stretch_limits(np.concatenate(frames))
+    a, b = (histogram_normalize(f, limits=limits).astype(float) for f in frames[:2])
+    assert np.median(b) - np.median(a) == pytest.approx(40 / (limits[1] - limits[0]), abs=0.01)
+    alone = [np.median(histogram_normalize(f)) for f in frames[:2]]  # negative control: frame by frame it is lost
+    assert abs(alone[1] - alone[0]) < 0.3 * (np.median(b) - np.median(a))
+
+
+def test_odd_numbers_have_a_defined_outcome():
+    """P6."""
+    for bad in (np.full((3, 4, 5), np.nan), np.zeros((3, 4, 5)), np.zeros((0, 4, 5))):
+        with pytest.raises(InputError):
+            stretch_limits(bad)
+    for bad, q in ((np.array([1.0, np.nan]), 50), (np.empty(0), 50), (np.ones(3), 101), (np.ones(3), np.nan)):
+        with pytest.raises(InputError):
+            percentiles(bad, q)
+    with pytest.raises(InputError):
+        histogram_normalize(np.arange(8.0).reshape(2, 2, 2), limits=(3, 3))
+    assert histogram_normalize(np.arange(2.0).reshape(2, 1, 1)).ravel().tolist() == [0, 1]
+    assert not histogram_normalize(np.zeros((2, 3, 4)), limits=(0, 9)).any()
+
+
+def test_background_goes_and_puncta_stay():
+    """Negative control: a plain median over the frame leaves the slope in."""
+    flat, steep = (puncta(gradient=g, n=25) for g in (0.0, 1.5))
+    ours = subtract_background(steep, SPACING)
+    ends = [ours[..., s].mean() for s in (slice(0, 20), slice(-20, None))]
+    plain = [(steep - np.median(steep))[..., s].mean() for s in (slice(0, 20), slice(-20, None))]
+    assert abs(ends[0] - ends[1]) < 4 and abs(plain[0] - plain[1]) > 80
+    tops = [np.percentile(subtract_background(v, SPACING), 99.9) for v in (flat, steep)]
+    assert tops[1] == pytest.approx(tops[0], rel=0.1) and abs(np.median(ours)) < 1
+    assert not subtract_background(np.full((3, 4, 5), 7), SPACING).any()  # P6
+    for bad in ((np.full((3, 4, 5), np.nan), SPACING), (flat, (0, 1, 1)), (flat[0], SPACING)):
+        with pytest.raises(InputError):
+            subtract_background(*bad)

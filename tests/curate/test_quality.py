@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from cellfm_nb.curate import accepted, quality_table, write_quality
 from cellfm_nb.curate.quality import COLUMNS, empty_planes
-from cellfm_nb.curate.quality_summary import SUMMARY, movie_quality, ranked, summarise
+from cellfm_nb.curate.quality_summary import SUMMARY, half_life, movie_quality, ranked, summarise
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -68,6 +68,13 @@ def test_not_finite_and_nothing_usable(frames):
         accepted(dark)
 
 
+def test_the_fill_of_a_deskewed_stack_is_no_background(frames):
+    deskewed = frames[:1].copy()
+    deskewed[..., :60] = 200  # more than half of it
+    table = verdicts(deskewed)
+    assert table.verdict[0] == "accept" and 10 < table.snr[0] < 40 and table.focus[0] > 5
+
+
 def test_one_frame_is_judged_by_the_absolute_rules(frames):
     table = verdicts(frames[:1])
     assert table.verdict.tolist() == ["accept"] and table.drift_px[0] == 0
@@ -119,21 +126,27 @@ def test_a_frame_that_cant_be_read_is_out_and_the_others_stay(frames):
 
 
 def test_the_summary_counts_ranks_and_times_the_bleaching(frames):
-    light = np.exp(-np.arange(T) / 12)  # of background and puncta alike: half of it is gone after 8.3 frames
-    fading = np.stack([puncta((16, 96, 96), seed=5, background=100 * f, peak=120 * f, n=40) for f in light])
+    light = np.exp(-np.arange(T) / 12)  # half of it is gone after 8.3 frames
+    fading, puncta_fade = (verdicts(np.stack([puncta((12, 64, 64), seed=5, background=100 * f**k,
+                                                     peak=120 * f, n=13) for f in light])) for k in (1, 0))
     broken = frames.copy()
     broken[2], broken[9] = 300, broken[8]
-    rows = [movie_quality(verdicts(f), dt_s=2.0, movie=n) for n, f in
-            (("fading", fading), ("broken", broken), ("whole", frames), ("dark", np.full_like(frames, 7)))]
+    tables = {"fading": fading, "puncta": puncta_fade, "broken": verdicts(broken), "whole": verdicts(frames),
+              "dark": verdicts(np.full_like(frames, 7))}
+    rows = [movie_quality(table, dt_s=2.0, movie=name) for name, table in tables.items()]
     table = summarise(rows)
-    assert list(table.columns) == SUMMARY and table["rank"].tolist() == [1, 2, 3, 4]
+    assert list(table.columns) == SUMMARY and table["rank"].tolist() == [1, 2, 3, 4, 5]
     assert table.movie.tolist()[0] == "whole" and table.movie.tolist()[-1] == "dark"
     by = table.set_index("movie")
     assert (by.missing["broken"], by.repeated["broken"], by.rejected["broken"]) == (1, 1, 2)
     assert by.score["whole"] == pytest.approx(np.log2(by.snr["whole"] / 3.1)) and by.score["dark"] == 0
     assert by.score["broken"] == pytest.approx(10 / 12 * np.log2(by.snr["broken"] / 3.1))
-    assert by.half_life_s["fading"] == pytest.approx(2 * 12 * np.log(2), rel=0.1)
-    assert 0 < by.half_life_sd_s["fading"] < 1
+    for name in ("fading", "puncta"):  # whether the background fades too or not
+        assert by.half_life_s[name] == pytest.approx(24 * np.log(2), rel=0.2)
+        assert 0 < by.half_life_sd_s[name] < 1
+    # the wrong variants: the snr alone is in units of a noise that fades too; the light counts the background in
+    of_snr, of_light = (half_life(fading[name], 2.0)[0] for name in ("snr", "light"))
+    assert of_snr > 1.5 * 24 * np.log(2) and of_light < 0.6 * 24 * np.log(2)
     assert by.missing["dark"] == T and np.isnan(by.half_life_s["dark"])
 
 
@@ -143,3 +156,13 @@ def test_frames_are_ranked_for_the_gallery(frames):
     best = ranked(table)
     assert best.frame.tolist()[-1] == 0 and best.frame.tolist()[-2] == 4
     assert best.snr[:-2].is_monotonic_decreasing
+
+
+def test_no_half_life_where_nothing_fades():
+    t, rng = np.arange(40.0), np.random.default_rng(0)
+    found = [half_life(100 + rng.normal(0, 5, 40))[0] for _ in range(50)]
+    assert np.isnan(found).mean() > 0.9
+    gappy = 100 * 2 ** (-t / 15) + rng.normal(0, 2, 40)
+    gappy[5:9] = np.nan  # rejected frames keep their place in time
+    assert half_life(gappy, 0.5)[0] == pytest.approx(7.5, rel=0.1)
+    assert np.isnan(half_life(2 ** -t[:5])[0]) and np.isnan(half_life(np.full(40, np.nan))[0])

@@ -61,12 +61,14 @@ CHANNELS = {
     ("CamA ch0 488nm", "CamB ch1 560nm"): ["ex1_{cam}_ch{c}_stack{t:04d}_{nm}nm_{ms:07d}msec_{abs:010d}msecAbs.tif"],
     ("488nm", "560nm"): ["{nm}nm_t{t}.tif", "frame_{t}_{nm}nm.tif", "{nm}nm_{t}.tif"],
     ("GFP", "mCherry"): ["cell_{dye}_t{t:02d}.tif"],
+    ("w1GFP", "w2mCherry"): ["cell_w{w}{dye}_s1_t{t}.TIF"],
 }
 
 
 @pytest.mark.parametrize(("channels", "pattern"), [(c, p) for c, ps in CHANNELS.items() for p in ps])
 def test_channels_become_the_c_axis(tmp_path, channels, pattern):
-    words = [{"c": 0, "cam": "CamA", "nm": 488, "dye": "GFP"}, {"c": 1, "cam": "CamB", "nm": 560, "dye": "mCherry"}]
+    words = [{"c": 0, "w": 1, "cam": "CamA", "nm": 488, "dye": "GFP"},
+             {"c": 1, "w": 2, "cam": "CamB", "nm": 560, "dye": "mCherry"}]
     names = [pattern.format(t=t, ms=2500 * t, abs=10**6 + 2500 * t, **w) for t in range(11) for w in words]
     movie = Movie.open(fill(tmp_path, names), SPACING)
     assert frame_of(movie) == [[2 * t, 2 * t + 1] for t in range(11)]
@@ -132,7 +134,7 @@ def test_a_channel_that_lacks_a_frame_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("names", [["a.tif", "b.tif", "c.tif"], ["1_5.tif", "2_7.tif"], ["cell1.tif", "cell.tif"],
-                                   ["x1.tif", "y2.tif"]], ids=" ".join)  # fmt: skip
+                                   ["x1.tif", "y2.tif"], [f"c{i:03d}.tif" for i in range(20)]], ids=len)  # fmt: skip
 def test_names_without_a_frame_number_are_refused(tmp_path, names):
     assert names[0][:-4] in refused(fill(tmp_path, names), "No frame number can be told apart").got
 

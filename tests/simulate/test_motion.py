@@ -219,6 +219,7 @@ def test_bleaching_and_blinking():
     dark = (~positions.sort_values(["track_id", "frame"])["visible"]).to_numpy().reshape(200, -1)
     runs = [len(run) for row in dark for run in "".join("x" if d else " " for d in row).split()]
     assert 0.08 < dark[:, 1:].mean() < 0.25 and set(runs) >= {1, 2, 3}
+    assert dark[:, 1].mean() == pytest.approx(0.1, abs=3 * np.sqrt(0.1 * 0.9 / 200))  # of going dark, per frame
 
 
 def test_density_decides_the_number():

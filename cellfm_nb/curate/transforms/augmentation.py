@@ -1,0 +1,148 @@
+"""The augmentation stack as MONAI dictionary transforms: every class hands its image to one function of `augment`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Randomizable
+from torch import Generator, Tensor
+
+from cellfm_nb import augment
+from cellfm_nb.augment.geometry import Placement, Triple
+from cellfm_nb.curate.transforms.base import MAX_SEED, as_volume, lay
+
+Range = tuple[float, float]
+
+
+class Augmentd(Randomizable, MapTransform):
+    """Augment every key with the same draws, with a probability; subclasses say how (`augment`)."""
+
+    def __init__(self, keys: KeysCollection, prob: float = 1.0, allow_missing_keys: bool = False) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.prob = prob
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw whether to augment, and the seed of what happens then."""
+        self.chance, self.draw = float(self.R.rand()), int(self.R.randint(MAX_SEED, dtype="uint32"))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the dictionary with its keys augmented; images (C, Z, Y, X), on any device."""
+        self.randomize()
+        d = dict(data)
+        for key in self.key_iterator(dict(d)):
+            d[key] = as_volume(d[key], type(self).__name__)
+            if self.chance < self.prob:
+                d |= self.augment(key, d[key], Generator().manual_seed(self.draw))
+        return d
+
+    @abstractmethod
+    def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
+        """Return what goes into the dictionary for a key."""
+
+
+class RandViewd(Augmentd):
+    """Cut one view at a random place, flipped, turned about z and scaled in the plane by chance.
+
+    Parameters: shape (z, y, x) of the view, None for the whole image (then nothing is scaled); scale, range of voxels
+    of the image per voxel of the view in y and x, None for 1. Integer images (labels) keep their values.
+    """
+
+    def __init__(self, keys: KeysCollection, shape: Triple | None = None, scale: Range | None = None,
+                 prob: float = 1.0, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, prob, allow_missing_keys)
+        self.shape, self.scale = shape, scale
+
+    def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
+        shape = tuple(self.shape or image.shape[1:])
+        at, _ = augment.place_views(1, tuple(image.shape[1:]), shape, shape, 0, 1.0, generator, n_global=1,
+                                    scale=self.scale if self.shape else None)
+        return {key: cut_views(image, at)[0]}
+
+
+class OverlappingViewsd(Augmentd):
+    """Cut global and local views that overlap by a set share (`augment.place_views`), each flipped and turned.
+
+    Adds key_global_0, key_global_1, ..., key_local_0, ... to the dictionary; the key itself stays.
+    """
+
+    def __init__(self, keys: KeysCollection, global_shape: Triple, local_shape: Triple, n_local: int = 8,
+                 min_overlap: float = 0.25, n_global: int = 2, scale: Range | None = None,
+                 allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, 1.0, allow_missing_keys)
+        self.rule = (global_shape, local_shape, n_local, min_overlap)
+        self.more = {"n_global": n_global, "scale": scale}
+
+    def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
+        placed = augment.place_views(1, tuple(image.shape[1:]), *self.rule, generator, **self.more)
+        return {f"{key}_{name}_{i}": view for name, at in zip(("global", "local"), placed, strict=True)
+                for i, view in enumerate(cut_views(image, at))}
+
+
+class Photometricd(Augmentd):
+    """Augment grey values alone, by a function (voxels (C, Z, Y, X), generator=) -> voxels."""
+
+    def __init__(self, keys: KeysCollection, change: Callable[..., Tensor], prob: float = 1.0,
+                 allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, prob, allow_missing_keys)
+        self.change = change
+
+    def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
+        return {key: lay(self.change(image.as_tensor(), generator=generator), image)}
+
+
+class RandContrastd(Photometricd):
+    """Change brightness and gamma (`augment.change_contrast`); images normalised."""
+
+    def __init__(self, keys: KeysCollection, brightness: Range = (0.8, 1.25), gamma: Range = (0.9, 1.1),
+                 pivot: float = 3.0, prob: float = 1.0, allow_missing_keys: bool = False) -> None:
+        change = partial(augment.change_contrast, brightness=brightness, gamma=gamma, pivot=pivot)
+        super().__init__(keys, change, prob, allow_missing_keys)
+
+
+class RandCameraNoised(Photometricd):
+    """Add Poisson-Gaussian noise (`augment.add_camera_noise`); images normalised, so that it stays as asked for."""
+
+    def __init__(self, keys: KeysCollection, gain: Range = (0.0, 0.0), read_noise: Range = (0.5, 0.6),
+                 prob: float = 1.0, allow_missing_keys: bool = False) -> None:
+        change = partial(augment.add_camera_noise, gain=gain, read_noise=read_noise)
+        super().__init__(keys, change, prob, allow_missing_keys)
+
+
+class RandPsfBlurd(Augmentd):
+    """Blur by a Gaussian shaped like a point-spread function (`augment.blur`).
+
+    spacing_um (z, y, x): None takes it from the image's affine.
+    """
+
+    def __init__(self, keys: KeysCollection, sigma_um: Range = (0.0, 0.15), spacing_um: tuple | None = None,
+                 elongation: float = 2.5, prob: float = 1.0, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, prob, allow_missing_keys)
+        self.sigma_um, self.spacing_um, self.elongation = sigma_um, spacing_um, elongation
+
+    def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
+        spacing = self.spacing_um or tuple(image.affine[:3, :3].double().norm(dim=0).tolist())
+        return {key: lay(augment.blur(image.as_tensor(), self.sigma_um, spacing, generator, self.elongation), image)}
+
+
+class RandRecorruptd(Augmentd):
+    """Make a recorrupted pair (`augment.recorrupt`): the key holds the first copy, key_target the second."""
+
+    def __init__(self, keys: KeysCollection, noise: Range = (0.5, 0.6), allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, 1.0, allow_missing_keys)
+        self.noise = noise
+
+    def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
+        pair = augment.recorrupt(image.as_tensor(), self.noise, generator)
+        return {name: lay(voxels, image) for name, voxels in zip((key, f"{key}_target"), pair, strict=True)}
+
+
+def cut_views(image: MetaTensor, at: Placement) -> list[MetaTensor]:
+    """Return the views (C, z, y, x) of one image at a placement (V, 1)."""
+    views = at.cut(image.as_tensor()[None])[:, 0]  # (V, C, z, y, x)
+    return [lay(view, image, affine, origin_px=start.tolist())
+            for view, affine, start in zip(views, at.affine[:, 0], at.starts[:, 0], strict=True)]
