@@ -1,4 +1,4 @@
-"""The command `cellfm`: run, lab, doctor, data, bench."""
+"""The command `cellfm`: run, curate, lab, doctor, data, bench."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="cellfm", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(required=True, metavar="run | lab | doctor | data | bench")
+    commands = top.add_subparsers(required=True, metavar="run | curate | lab | doctor | data | bench")
 
     run = commands.add_parser("run", help="execute the notebooks headless")
     run.add_argument("--profile", default="tiny", help="tiny | workshop | full (default tiny)")
     run.add_argument("--movie", nargs="+", default=None, metavar="PATH",
-                     help="your movie(s): TIFF, OME-TIFF, OME-Zarr or a folder of per-frame stacks")
-    run.add_argument("--spacing", metavar="Z,Y,X", help="voxel spacing in um, where the file does not say")
-    run.add_argument("--dt", metavar="S", help="seconds between frames, where the file does not say")
+                     help="your movie(s): TIFF, OME-TIFF, OME-Zarr, CZI, ND2 or a folder of per-frame stacks")
+    run.add_argument("--spacing", metavar="Z,Y,X", help="voxel spacing in um; wins over the file's")
+    run.add_argument("--dt", metavar="S", help="seconds between frames; wins over the file's")
     run.add_argument("--workspace", metavar="DIR", help="folder of the run (default runs/demo, or runs/<movie>)")
     run.add_argument("--from", dest="first", metavar="NN", help="first notebook")
     run.add_argument("--to", dest="last", metavar="NN", help="last notebook")
@@ -56,6 +56,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE",
                      help="override a notebook parameter; may be repeated")
     run.set_defaults(do=_run)
+
+    curate = commands.add_parser("curate", help="turn a folder of movies into one data set to train on")
+    curate.add_argument("movies", nargs="+", metavar="MOVIE_OR_FOLDER")
+    curate.add_argument("--to", required=True, metavar="DIR", help="folder of the data set")
+    curate.add_argument("--dask", metavar="ADDRESS", help="join this Dask scheduler (tcp://...); else workers here")
+    curate.add_argument("--workers", type=int, default=2, help="processes here (default 2; 0: this one alone)")
+    curate.add_argument("--spacing", metavar="Z,Y,X", help="voxel spacing in um of all movies; wins over the files'")
+    curate.add_argument("--dt", metavar="S", help="seconds between frames of all movies; wins over the files'")
+    curate.add_argument("--target", metavar="Z,Y,X", help="bring every movie to this spacing in um")
+    curate.add_argument("--profile", default="tiny", help="tiny | workshop | full: crop size and number per movie")
+    curate.add_argument("--crops", type=int, metavar="N", help="crops per movie (default: the profile's)")
+    curate.add_argument("--seed", type=int, default=0)
+    curate.set_defaults(do=_curate)
 
     lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
     lab.add_argument("options", nargs=argparse.REMAINDER, help="passed on to jupyter lab")
@@ -148,6 +161,13 @@ def _positive(text: str, option: str) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"Malformed {option}.", got=text, expected="a positive number", do=f"For example {option} 2.5")
     return value
+
+
+def _curate(args: argparse.Namespace) -> int:
+    from cellfm_nb.curate.many import curate_command
+
+    return curate_command(args.movies, args.to, dask=args.dask, workers=args.workers, spacing=args.spacing, dt=args.dt,
+                          target=args.target, profile=args.profile, n_crops=args.crops, seed=args.seed)
 
 
 def _lab(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from cellfm_nb.workspace import Workspace, resolve
 
 # Seconds each notebook took on two cores in the tiny profile: only used to guess the time left of a first run.
 TYPICAL_S = {"00": 5, "01": 15, "02": 20, "03": 130, "04": 20, "05": 20, "06": 40, "07": 50, "08": 15, "09": 20,
-             "10": 20, "11": 60}
+             "10": 20, "11": 60, "12": 15}
 RELAY_EVERY_S = 5.0  # how often the progress of a long cell is repeated in the terminal
 
 

@@ -59,7 +59,7 @@ def test_each_figure_comes_with_its_data(demo):
 
 def test_time_and_memory(demo):
     summary = json.loads((demo / "summary.json").read_text())
-    assert len(summary) >= 12
+    assert len(summary) >= 13
     assert all(row["seconds"] > 0 and row["peak_mib"] < 6 * 1024 for row in summary.values())
 
 
@@ -87,7 +87,7 @@ def test_report_is_one_file_without_paths(demo):
     assert len(text) < 8e6 and "simulated" in text
 
 
-@pytest.mark.parametrize("number", [f"{n:02d}" for n in range(12)])
+@pytest.mark.parametrize("number", [f"{n:02d}" for n in range(13)])
 def test_executed_pages_are_whole_and_leak_no_path(demo, home, number):
     page = next((demo / "executed").glob(f"{number}_*.html")).read_text()
     assert str(home) not in page and str(ROOT) not in page and os.path.expanduser("~") + "/" not in page
@@ -102,5 +102,5 @@ def test_executed_pages_are_whole_and_leak_no_path(demo, home, number):
 def test_running_again_skips_everything_within_30_s(home):
     start = time.monotonic()
     done = cellfm(home, "run")
-    assert done.returncode == 0 and done.stderr.count("unchanged, skipped") == 12, done.stderr
+    assert done.returncode == 0 and done.stderr.count("unchanged, skipped") == 13, done.stderr
     assert time.monotonic() - start < 30

@@ -12,7 +12,7 @@ from cellfm_nb.curate.background import background_spread, check_volume, despike
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
-FOURTH_DIFFERENCE = np.array([1, -4, 6, -4, 1], np.float32) / np.sqrt(70, dtype=np.float32)
+SIXTH_DIFFERENCE = np.array([1, -6, 15, -20, 15, -6, 1], np.float32) / np.sqrt(924, dtype=np.float32)
 TRIM = 0.9  # share of residuals kept per bin; the rest may be structure
 TRIM_FACTOR = 0.6230  # variance of a Gaussian cut at its central 90%
 
@@ -33,12 +33,20 @@ class NoiseModel:
         """Return the noise variance at a mean intensity; below the darkest background it is that background's."""
         return self.gain * np.maximum(np.asarray(mean, float), self.offset) + self.const
 
+    def read_noise_e(self, camera_offset: float) -> float:
+        """Return the read noise in photoelectrons, given the counts the camera reads in the dark.
+
+        An image alone tells the line, on which offset and read noise lie together: const = read^2 - gain offset.
+        NaN where the noise is equal everywhere, and so no gain is known.
+        """
+        return float(np.sqrt(max(self.const + self.gain * camera_offset, 0)) / self.gain) if self.gain else np.nan
+
 
 def fit_noise(frames: np.ndarray | Iterable[np.ndarray], n_bins: int = 32) -> NoiseModel:
     """Fit the mean-variance line from the voxels alone, without a calibration.
 
     Parameters: frames, one volume (z,y,x) or several of one movie; n_bins of local mean.
-    Returns: NoiseModel. Fourth differences along y cancel smooth structure (a PSF-sized punctum leaks 8% of its
+    Returns: NoiseModel. Sixth differences along y cancel smooth structure (a PSF-sized punctum leaks 4% of its
     height) and are untouched by the interpolation along x that deskewing does; their trimmed variance in bins of
     local mean is fitted by a robust, weighted line with a non-negative quadratic term that takes up what structure
     leaks. Where no positive slope can be told from zero the noise is taken as equal everywhere, and `source` says so.
@@ -79,26 +87,27 @@ def fit_movie_noise(movie: Movie, c: int = 0, n_frames: int = 3) -> NoiseModel:
 
 
 def residuals(volume: np.ndarray, limit: int = 2_000_000) -> tuple[np.ndarray, np.ndarray]:
-    """Return (local mean, fourth difference along y) of voxels outside flat fill, a regular subset of <= limit."""
+    """Return (local mean, sixth difference along y) of voxels outside flat fill, a regular subset of <= limit."""
     step = -(-volume.size // limit)  # whole planes are skipped: y must stay contiguous
     some = volume[::step] if step < len(volume) else volume[len(volume) // 2 : len(volume) // 2 + 1]
-    if some.shape[1] < 5:
+    if some.shape[1] < 7:
         raise InputError("Planes are too small to measure noise.", got=f"{some.shape[1:]} voxels",
-                         expected="at least 5 x 3", do="Use a larger volume.")
+                         expected="at least 7 x 3", do="Use a larger volume.")
     flat = flat_fill(some)
     if flat.all():
         raise InputError("No noise to measure.", got="neighbouring voxels never differ", expected="camera noise",
                          do="Use raw data, not a mask or a rendering.")
     some = despike(some.astype(np.float32), ~flat)
-    residual = ndimage.correlate1d(some, FOURTH_DIFFERENCE, axis=1)
-    # the local mean of an object is taken nearby; that of background over a wide area, or else voxels with a noisy
+    residual = ndimage.correlate1d(some, SIXTH_DIFFERENCE, axis=1)
+    # the mean of an object is that of the voxels the residual is made of, each by its share in the variance (a plain
+    # box mean is lower than that at a peak and higher beside it, which costs a third of the gain); that of background over a wide area, or else voxels with a noisy
     # mean (and the large residuals of noisy pixels) would gather in bins of their own and bend the line
     background = find_background(some, (0, 12, 12))
     found = objects(some - background, ~flat, (0, 1.2, 1.2))
-    nearby = ndimage.uniform_filter1d(ndimage.uniform_filter1d(some, 5, axis=1), 3, axis=2)
+    nearby = ndimage.uniform_filter1d(ndimage.correlate1d(some, SIXTH_DIFFERENCE**2, axis=1), 3, axis=2)
     mean = np.where(found, nearby, background)
-    use = ~ndimage.maximum_filter1d(flat, 5, axis=1)
-    use[:, :2] = use[:, -2:] = False
+    use = ~ndimage.maximum_filter1d(flat, 7, axis=1)
+    use[:, :3] = use[:, -3:] = False
     return mean[use], residual[use]
 
 

@@ -125,6 +125,7 @@ def histogram_normalize(volume: np.ndarray, share: float = SHARE, limits: tuple[
 def _parts(volume: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return volumes as flat arrays of one type."""
     parts = [np.ravel(v) for v in ([volume] if isinstance(volume, np.ndarray) else volume)]
+    parts = [p.view(np.uint8) if p.dtype == bool else p for p in parts]
     if not sum(p.size for p in parts) or len({p.dtype for p in parts}) > 1:
         raise InputError("No voxels to rank.", where="percentiles", got=f"{len(parts)} volumes, "
                          f"types {sorted({str(p.dtype) for p in parts})}", expected="one number type, not empty",

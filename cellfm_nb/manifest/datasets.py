@@ -170,8 +170,8 @@ def fetch(name: str, progress: bool = True) -> dict[str, Path]:
         return verify(name)
     if not entry.fetchable:
         where = entry.source.get("page") or entry.source["url"]
-        raise InputError("This dataset can't be fetched for you.", where=where, got=f"licence: {entry.licence}; no checksum",
-                         expected="a file with a published sha256",
+        raise InputError("This dataset can't be fetched for you.", where=where,
+                         got=f"licence: {entry.licence}; no checksum", expected="a file with a published sha256",
                          do=f"Get it there under its own conditions, and unpack it into {cache_folder() / name}.")
     folder = cache_folder()
     try:

@@ -19,10 +19,17 @@ def test_finds_gain_and_noise(gain, peak):
 
 def test_structure_is_not_taken_for_noise():
     """Negative control: the plain variance in bins of brightness counts puncta as noise."""
-    picture = puncta((32, 128, 128), gain=1.0, peak=1000)
-    assert fit_noise(picture).gain == pytest.approx(1.0, rel=0.3)
+    picture = puncta((32, 128, 128), gain=1.0, peak=2000, n=100)
+    assert fit_noise(picture).gain == pytest.approx(1.0, rel=0.12)
     blocks = picture.reshape(8, 4, 32, 4, 32, 4).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 64).astype(float)
     assert np.polyfit(blocks.mean(1), blocks.var(1), 1)[0] > 10
+
+
+def test_read_noise_follows_from_the_offset():
+    flat = np.random.default_rng(0).poisson(np.linspace(1, 60, 96), (24, 96, 96)) * 2.0
+    noise = fit_noise(flat + 100 + 2 * 3.0 * np.random.default_rng(1).standard_normal(flat.shape))
+    assert noise.gain == pytest.approx(2, rel=0.1) and noise.read_noise_e(100) == pytest.approx(3, rel=0.2)
+    assert np.isnan(fit_noise(np.random.default_rng(0).normal(5, 1, (20, 64, 64))).read_noise_e(0))
 
 
 def test_units_and_number_types(picture):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cellfm_nb.curate import deskew, fit_noise, histogram_normalize, normalize, normalized_frame
+from cellfm_nb.curate import NoiseModel, deskew, fit_noise, histogram_normalize, normalize, normalized_frame
 from cellfm_nb.curate.background import background_spread, flat_fill, running_median, subtract_background
 from cellfm_nb.curate.stretch import SAMPLE, order_statistics, percentiles, stretch_limits
 from cellfm_nb.errors import InputError
@@ -204,3 +204,26 @@ def test_background_goes_and_puncta_stay():
     for bad in ((np.full((3, 4, 5), np.nan), SPACING), (flat, (0, 1, 1)), (flat[0], SPACING)):
         with pytest.raises(InputError):
             subtract_background(*bad)
+
+
+RNG = np.random.default_rng(0)
+ODD = {"zeros": np.zeros((6, 20, 20)), "constant": np.full((6, 20, 20), 9, np.uint16), "one voxel": np.ones((1, 1, 1)),
+       "nan": np.full((6, 20, 20), np.nan), "one plane": RNG.poisson(100, (1, 64, 64)).astype(np.uint16),
+       "tiny": RNG.poisson(100, (2, 3, 4)).astype(np.uint16), "two voxels": np.arange(2.0).reshape(1, 1, 2),
+       "mask": RNG.random((6, 64, 64)) > 0.5, "below zero": RNG.integers(-100, 100, (6, 64, 64)).astype(np.int8)}
+WAYS = {"fit_noise": fit_noise, "histogram_normalize": histogram_normalize, "stretch_limits": stretch_limits,
+        "normalize": lambda v: normalize(v, NoiseModel(1.0, 0.0, 100.0, "given"), SPACING),
+        "subtract_background": lambda v: subtract_background(v, SPACING), "median": lambda v: percentiles(v, 50)}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_odd_volume_ends_in_numbers_or_in_one_message(way, odd):
+    """P6."""
+    try:
+        out = WAYS[way](ODD[odd])
+    except InputError:
+        assert odd not in ("one plane", "below zero")
+    else:
+        assert odd != "nan" and (isinstance(out, NoiseModel) or np.isfinite(out).all())
