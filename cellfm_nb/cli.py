@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: 0 when all went well, 1 when a notebook or check failed, 2 on bad input (one message on stderr).
     """
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     os.environ.setdefault("CELLFM_HOME", os.getcwd())
     try:
         return args.do(args) or 0
@@ -37,6 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _joined(argv: Sequence[str]) -> list[str]:
+    """Join an option and a negative value ("--spacing -1,1,1"): argparse would take it for another option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1].startswith("--") and word[:1] == "-" and word[1:2].isdigit():
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="cellfm", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
@@ -48,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
                      help="your movie(s): TIFF, OME-TIFF, OME-Zarr, CZI, ND2 or a folder of per-frame stacks")
     run.add_argument("--spacing", metavar="Z,Y,X", help="voxel spacing in um; wins over the file's")
     run.add_argument("--dt", metavar="S", help="seconds between frames; wins over the file's")
+    run.add_argument("--axes", metavar="LETTERS", help="axes of a TIFF that does not name them, such as tzyx")
     run.add_argument("--workspace", metavar="DIR", help="folder of the run (default runs/demo, or runs/<movie>)")
     run.add_argument("--from", dest="first", metavar="NN", help="first notebook")
     run.add_argument("--to", dest="last", metavar="NN", help="last notebook")
@@ -116,14 +128,19 @@ def _run(args: argparse.Namespace) -> int:
     spacing = list(parse_spacing(args.spacing)) if args.spacing else None
     dt = _positive(args.dt, "--dt") if args.dt else None
     movies = args.movie or [None]
+    if not args.movie and args.workspace and resolve(args.workspace).is_dir():  # go on with the movie it has
+        movies = [Workspace.open(args.workspace, profile=args.profile, seed=args.seed).movie_path]
     if args.workspace and len(movies) > 1:
         raise InputError("One workspace can't hold several movies.", got=f"{len(movies)} movies and --workspace",
                          expected="one movie per folder", do="Leave --workspace out: each gets runs/<its name>.")
     plan = []
     for movie in movies:
         if movie:
-            opened = Movie.open(resolve(movie), spacing_um=spacing, dt_s=dt)
+            opened = Movie.open(resolve(movie), spacing_um=spacing, dt_s=dt, axes=args.axes)
             profiles.check_volume(args.profile, opened.shape[2:], movie)
+            print(opened, file=sys.stderr)  # what was understood, guesses included
+            if opened.n_channels > 1 and "channel" not in overrides:
+                print(f"  of {opened.n_channels} channels the first is used; another: --set channel=1", file=sys.stderr)
         plan.append((movie, args.workspace or (f"runs/{_stem(movie)}" if movie else "runs/demo")))
     if len({folder for _, folder in plan}) < len(plan):
         raise InputError("Two movies have the same name.", got=", ".join(m for m, _ in plan),
@@ -131,7 +148,8 @@ def _run(args: argparse.Namespace) -> int:
     for movie, folder in plan:
         ws = Workspace.open(folder, profile=args.profile, seed=args.seed, device=args.device)
         ws.claim_movie(movie)
-        given = {**overrides, **({"movie_path": movie, "spacing_um": spacing, "dt_s": dt} if movie else {})}
+        given = {**overrides, **({"movie_path": movie, "spacing_um": spacing, "dt_s": dt, "axes": args.axes}
+                              if movie else {})}
         with notebooks.exclusive(ws):
             try:
                 notebooks.run_notebooks(books, folder, profile=args.profile, device=args.device, seed=args.seed,
@@ -195,7 +213,7 @@ def _data(args: argparse.Namespace) -> int:
     from cellfm_nb import manifest
 
     if args.action == "list":
-        table = manifest.listing().fillna("").astype(str)
+        table = manifest.listing().astype(object).where(lambda t: t.notna(), "").astype(str)
         table = table.map(lambda text: text if len(text) <= 60 else text[:57] + "...")
         widths = {name: max(len(name), table[name].str.len().max()) for name in table}
         for row in [table.columns, *table.itertuples(index=False)]:
@@ -204,7 +222,8 @@ def _data(args: argparse.Namespace) -> int:
     for name in args.names or ["llsm_pycudadecon"]:
         found = manifest.fetch(name) if args.action == "fetch" else manifest.verify(name)
         for member, path in found.items():
-            print(f"{name}  {member}  {path}  sha256 ok")
+            checked = manifest.dataset(name).fetchable or manifest.dataset(name).members
+            print(f"{name}  {member}  {path}  " + ("sha256 ok" if checked else "here; no checksum is published"))
     return 0
 
 

@@ -171,8 +171,9 @@ def _key(ws: Workspace, book: Any, name: str) -> str:
     """Digest what decides a notebook's results: its source, the package's, and the artifacts it read last time."""
     package = Path(__file__).parent
     code = [provenance.content_digest(p) for p in sorted(package.rglob("*.py"))]
-    reads = ws._load().get("notebooks", {}).get(name, {}).get("reads", [])
-    found = {r: ws.identity(r) if ws.has(r) else None for r in reads}
+    entry = ws._load().get("notebooks", {}).get(name, {})
+    found = {r: ws.identity(r) if ws.has(r) else None for r in entry.get("reads", [])}
+    found |= {w: provenance.outside_digest(Path(w)) if Path(w).exists() else None for w in entry.get("watches", [])}
     return provenance.digest([[c.source for c in book.cells], code, found])
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from filelock import FileLock
 from cellfm_nb import profiles
 from cellfm_nb.atomic import remove, replace, write_json
 from cellfm_nb.errors import InputError
+from cellfm_nb.here import current_notebook, pick_device, resolve
 from cellfm_nb.progress import clock
 from cellfm_nb.provenance import (
     HASH_LIMIT_BYTES,
@@ -101,6 +101,16 @@ class Workspace:
                              do=f"Run notebook {maker} first." if maker else "Run the earlier notebooks first.")
         self._note("reads", name)
         return self.path(name)
+
+    def watch(self, path: str | Path) -> Path:
+        """Return a path that no notebook makes (a person's file, another run's folder); a change there counts.
+
+        Parameters: path, as a person gives it (see `resolve`), or inside the run; it need not be there yet.
+        A notebook that watches it is run again when it has changed, come or gone.
+        """
+        path = resolve(path)
+        self._note("watches", str(path))
+        return path
 
     # making things
 
@@ -248,14 +258,20 @@ class Workspace:
 
         Raises InputError when the folder already holds a run on another movie.
         """
-        mine = {"name": "default", "id": "default"} if movie is None else \
-            {"name": Path(movie).name, "id": glance(resolve(movie))}
+        mine = {"name": "default", "id": "default", "path": None} if movie is None else \
+            {"name": Path(movie).name, "id": glance(resolve(movie)), "path": str(movie)}
         theirs = self._load().get("movie")
-        if theirs and theirs != mine:
-            raise InputError("This workspace belongs to another movie.", where=self.label, got=mine["name"],
+        if theirs and theirs["id"] != mine["id"]:
+            changed = ", whose content has changed since" if theirs["name"] == mine["name"] else ""
+            raise InputError("This workspace belongs to another movie.", where=self.label, got=mine["name"] + changed,
                              expected=theirs["name"], do="Give this movie a folder of its own with --workspace.")
         with self._edit() as record:
             record["movie"] = mine
+
+    @property
+    def movie_path(self) -> str | None:
+        """The movie this run is bound to, as it was given; None for the default one, or before any is claimed."""
+        return self._load().get("movie", {}).get("path")
 
     # the record itself
 
@@ -286,41 +302,6 @@ class Workspace:
     def __repr__(self) -> str:
         n = len(self.artifacts)
         return f"Workspace {self.label}: profile {self.profile}, seed {self.seed}, device {self._device}, {n} artifacts"
-
-
-# paths, devices and numbers
-
-
-def pick_device(wanted: str) -> str:
-    """Return "cuda" or "cpu" for "auto" | "cpu" | "cuda".
-
-    Raises InputError on another word, or when "cuda" was asked for and torch sees none.
-    """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise InputError("Unknown device.", got=repr(wanted), expected="auto, cpu or cuda", do="Choose one of them.")
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("No CUDA device here.", got="--device cuda", expected="a GPU that torch can use",
-                         do="Use --device auto or cpu; `cellfm doctor` says what torch sees.")
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def current_notebook() -> str:
-    """Return the name of the notebook this process runs ("" outside one)."""
-    return os.environ.get("CELLFM_NOTEBOOK") or Path(os.environ.get("JPY_SESSION_NAME", "")).stem
-
-
-def resolve(path: str | Path) -> Path:
-    """Resolve a path a person gave: against CELLFM_HOME (where the command was started), or the project's root."""
-    path = Path(path).expanduser()
-    home = os.environ.get("CELLFM_HOME")
-    if not home:
-        here = Path.cwd()
-        home = here.parent if here.name == "notebooks" and (here.parent / "pyproject.toml").exists() else here
-    return path if path.is_absolute() else Path(home) / path
 
 
 def plain(value: Any) -> Any:

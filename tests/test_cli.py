@@ -118,6 +118,36 @@ def test_a_workspace_of_another_movie(bench, capsys):
     assert "another movie" in capsys.readouterr().err
 
 
+def test_without_a_movie_a_workspace_goes_on_with_its_own(bench, capsys, monkeypatch):
+    from cellfm_nb import notebooks
+
+    given = []
+    monkeypatch.setattr(notebooks, "run_notebooks", lambda books, folder, **options: given.append(options))
+    monkeypatch.setattr(notebooks, "finish", lambda ws: None)
+    save(bench / "a.ome.tif", noise(2, 20, 48, 48))
+    assert cli.main(["run", "--movie", "a.ome.tif", "--workspace", "runs/a"]) == 0
+    assert cli.main(["run", "--workspace", "runs/a", "--from", "02", "--to", "02"]) == 0
+    assert [options["movie_path"] for options in given] == ["a.ome.tif", "a.ome.tif"]
+    save(bench / "a.ome.tif", noise(3, 20, 48, 48))
+    capsys.readouterr()
+    assert cli.main(["run", "--movie", "a.ome.tif", "--workspace", "runs/a"]) == 2
+    assert "content has changed" in capsys.readouterr().err
+
+
+def test_what_was_understood_is_told_before_the_run(bench, capsys, monkeypatch):
+    from cellfm_nb import notebooks
+
+    monkeypatch.setattr(notebooks, "run_notebooks", lambda *a, **options: None)
+    monkeypatch.setattr(notebooks, "finish", lambda ws: None)
+    tifffile.imwrite(bench / "m.tif", noise(40, 48, 48), photometric="minisblack", metadata=None)
+    assert cli.main(["run", "--movie", "m.tif", "--spacing", "0.25,0.1,0.1"]) == 0
+    assert "guess" in capsys.readouterr().err  # 40 pages taken for 40 planes
+    tifffile.imwrite(bench / "m.tif", noise(2, 20, 48, 48), photometric="minisblack")
+    assert cli.main(["run", "--movie", "m.tif", "--spacing", "0.25,0.1,0.1", "--axes", "tzyx", "--workspace", "b"]) == 0
+    told = capsys.readouterr().err
+    assert "2 frames" in told and "guess" not in told
+
+
 @pytest.mark.parametrize("fault", ["nan", "infinite", "constant"])
 def test_bad_voxels_stop_the_import(bench, capsys, fault):
     movie = noise(2, 20, 48, 48).astype(np.float32)

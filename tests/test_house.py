@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "cellfm_nb"
-GROUND = {"errors", "seeds", "progress", "atomic", "movie", "workspace", "provenance", "profiles",
+GROUND = {"errors", "seeds", "progress", "atomic", "movie", "workspace", "provenance", "profiles", "here",
           "__init__"}
 STAGES = {"curate", "pretrain", "repair", "stream", "segment", "track"}
 FREE = {"cli", "notebooks", "doctor", "bench", "view"}  # the doors of the house may look into every room

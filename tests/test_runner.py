@@ -52,6 +52,19 @@ def test_runs_skips_and_reruns_what_changed(home):
     assert summary["second"]["length"] == 5 and summary["second"]["seconds"] > 0
 
 
+def test_a_file_that_no_notebook_makes_counts_when_it_comes_changes_or_goes(home):
+    """A person's verdicts, or another run's data set: the runner must not call yesterday's result unchanged."""
+    watching = book(home / "00_watch.ipynb", "path = ws.watch('said.csv')\nprint(path.exists() and path.read_text())")
+    lines = []
+    run([watching], lines)
+    assert "skipped" in run([watching], lines)
+    for step in (lambda: (home / "said.csv").write_text("accept"), lambda: (home / "said.csv").write_text("reject"),
+                 (home / "said.csv").unlink):
+        step()
+        assert "skipped" not in run([watching], lines)
+        assert "skipped" in run([watching], lines)
+
+
 def test_a_lost_artifact_is_made_again(home):
     first = book(home / "00_first.ipynb", MAKE, extra='text = "one"')
     lines = []

@@ -44,6 +44,9 @@ class Row:
     target: float | None = None
     seeds: list[int] = field(default_factory=list)
 
+    def __post_init__(self) -> None:  # numpy's numbers are not JSON's
+        self.ours, self.peers = float(self.ours), {name: float(value) for name, value in self.peers.items()}
+
     @property
     def ok(self) -> bool | None:
         """Whether the target is met (None where there is none)."""

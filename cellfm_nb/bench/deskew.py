@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import tifffile
 from scipy import ndimage
 
-from cellfm_nb.bench import Row, alternate
-from cellfm_nb.curate.deskew import deskew
+from cellfm_nb.bench import Row, alternate, extra_mib
+from cellfm_nb.curate.deskew import deskew, write_deskewed
 from cellfm_nb.curate.geometry import coverslip_affine, deskew_affine, plane_shift_px
 from cellfm_nb.curate.geometry_estimate import estimate_geometry
 from cellfm_nb.manifest import locate
+from cellfm_nb.movie import Movie
 
 PIXEL, STEP, ANGLE = 0.1, 0.3, 31.5
 BEAD = np.array([33.3, 30.2, 65.6])  # (p, y, x), between the voxels
@@ -66,7 +70,23 @@ def rows() -> Iterator[Row]:
         "scipy rotate": lambda: ndimage.affine_transform(stack, *turn, turned, order=1)}, repeats=3)
     yield Row("88 x 160 x 256, sheared", "seconds", "lower", spent["shear"], {"scipy affine": spent["scipy shear"]})
     yield Row("88 x 160 x 256, rotated", "seconds", "lower", spent["rotate"], {"scipy affine": spent["scipy rotate"]})
+    yield from streamed_rows()
     yield from real_rows()
+
+
+def streamed_rows(planes: int = 600) -> Iterator[Row]:
+    """Measure the memory of a scan of many planes, from file to file, beside what its output alone would hold."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "raw.ome.zarr", Path(folder) / "out.ome.zarr"
+        scan = np.random.default_rng(0).integers(90, 200, (1, planes, 192, 256)).astype(np.uint16)
+        Movie.from_array(scan, spacing_um=(STEP, PIXEL, PIXEL)).save(source)
+        del scan
+        for rotate in (False, True):
+            call = functools.partial(write_deskewed, out, source, PIXEL, STEP, ANGLE, fill=90, rotate=rotate)
+            held = extra_mib(call)
+            whole = 4 * np.prod(Movie.open(out).shape) / 2**20
+            yield Row(f"{planes} planes, {'rotated' if rotate else 'sheared'}, streamed", "extra MiB", "lower", held,
+                      {"output float32": float(whole)})
 
 
 def real_rows() -> Iterator[Row]:

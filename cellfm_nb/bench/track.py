@@ -16,12 +16,11 @@ from cellfm_nb.bench import Row, alternate
 from cellfm_nb.errors import InputError
 from cellfm_nb.score.tracks import score_tracks
 from cellfm_nb.seeds import rng
-from cellfm_nb.simulate import SceneConfig, simulate_tracks
+from cellfm_nb.simulate import SceneConfig, scenario, simulate_tracks
 from cellfm_nb.track import link_objects, link_with
 
 SEEDS = [101, 102, 103]
-SCENES = {"sparse": SceneConfig(shape=(40, 48, 160, 160), n_puncta=45),
-          "dense": SceneConfig(shape=(40, 48, 160, 160), n_puncta=90, speed_um_s=0.3, diffusion_um2_s=0.01)}
+SCENES = {name: scenario(name) for name in ("sparse", "dense")}
 PEERS = ("trackpy", "trackpy adaptive", "hungarian")
 RADII_UM = (0.3, 0.45, 0.6, 0.8, 1.1, 1.5)
 MASS_NOISE = 0.085  # of the median mass: what a fit at SNR 4 gives

@@ -1,7 +1,8 @@
 """Curate: from raw stacks to what an encoder learns from, with a record of what was kept and why."""
 
 from cellfm_nb.curate.agreement import agreement, cohen_kappa
-from cellfm_nb.curate.background import background_level, background_spread
+from cellfm_nb.curate.background import background_level, background_spread, subtract_background
+from cellfm_nb.curate.bleach import correct_bleaching, fit_bleaching, fit_movie_bleaching, frame_light, write_corrected
 from cellfm_nb.curate.crops import choose_crops, signal_fraction, signal_mask
 from cellfm_nb.curate.decisions import Decisions, apply_decisions
 from cellfm_nb.curate.deskew import deskew, deskew_planes, write_deskewed
@@ -15,16 +16,17 @@ from cellfm_nb.curate.normalize import normalize, normalized_frame, stabilize
 from cellfm_nb.curate.pack import fitting_crop, write_crops
 from cellfm_nb.curate.quality import accepted, judge, quality_table, read_quality, write_quality
 from cellfm_nb.curate.quality_summary import movie_quality, summarise
-from cellfm_nb.curate.resample import resample, resampled_shape
+from cellfm_nb.curate.resample import resample, resampled_shape, write_resampled
 from cellfm_nb.curate.shards import ShardIndex, read_shards, write_shard, write_shards
 from cellfm_nb.curate.split import split_movies
-from cellfm_nb.curate.stretch import histogram_normalize, percentiles, stretch_limits
+from cellfm_nb.curate.stretch import histogram_normalize, movie_limits, percentiles, stretch_limits
 
 __all__ = ["Decisions", "NoiseModel", "Recipe", "ShardIndex", "ShardLoader", "accepted", "agreement",
-           "apply_decisions", "background_level", "background_spread", "choose_crops", "cohen_kappa", "curate_movies",
-           "deskew", "deskew_affine", "deskew_planes", "estimate_geometry", "find_movies", "fit_movie_noise",
-           "fit_noise", "fitting_crop", "histogram_normalize", "judge", "movie_quality", "normalize",
+           "apply_decisions", "background_level", "background_spread", "choose_crops", "cohen_kappa",
+           "correct_bleaching", "curate_movies", "deskew", "deskew_affine", "deskew_planes", "estimate_geometry",
+           "find_movies", "fit_bleaching", "fit_movie_bleaching", "fit_movie_noise", "fit_noise", "fitting_crop",
+           "frame_light", "histogram_normalize", "judge", "movie_limits", "movie_quality", "normalize",
            "normalized_frame", "percentiles", "plane_shift_px", "quality_table", "read_quality", "read_shards",
            "resample", "resampled_shape", "signal_fraction", "signal_mask", "split_movies", "stabilize",
-           "stretch_limits", "summarise", "write_crops", "write_deskewed", "write_quality", "write_shard",
-           "write_shards"]
+           "stretch_limits", "subtract_background", "summarise", "write_corrected", "write_crops", "write_deskewed",
+           "write_quality", "write_resampled", "write_shard", "write_shards"]

@@ -13,7 +13,7 @@ from cellfm_nb.errors import InputError
 
 
 def subtract_background(volume: np.ndarray, spacing_um: Sequence[float],
-                        background_um: Sequence[float] = (1.25, 1.2, 1.2)) -> np.ndarray:
+                        background_um: Sequence[float] = (0.9, 0.8, 0.8)) -> np.ndarray:
     """Take the smooth background away, in the volume's own units: puncta on a ground of about 0, noise untouched.
 
     Parameters: volume (z,y,x); spacing_um (z,y,x); background_um (z,y,x), half the width in micrometre of what still
@@ -37,7 +37,7 @@ def find_background(y: np.ndarray, half_px: Sequence[float]) -> np.ndarray:
     stay sharp. A wide Gaussian does neither: bright objects pull it up and a cell's border blurs into a bright rim.
     Works on means of 2 x 2 or more pixels where the window is wide.
     """
-    block = [max(1, min(int(h // 5), n)) for h, n in zip(half_px, y.shape, strict=True)]
+    block = [max(1, min(int(h // 4), n)) for h, n in zip(half_px, y.shape, strict=True)]
     coarse = block_mean(y, block)
     for axis, (h, b) in enumerate(zip(half_px, block, strict=True)):
         coarse = running_median(coarse, axis, int(round(h / b)))

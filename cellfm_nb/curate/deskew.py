@@ -12,7 +12,7 @@ from cellfm_nb.curate.background import background_level, check_volume
 from cellfm_nb.curate.geometry import coverslip_affine, deskew_affine, deskewed_shape, plane_shift_px
 from cellfm_nb.curate.geometry_estimate import estimate_geometry
 from cellfm_nb.curate.rotate import coverslip_slabs, to_device, to_numpy
-from cellfm_nb.curate.slabs import Computed, Planes, write_computed
+from cellfm_nb.curate.slabs import Computed, Planes, to_dtype, write_computed
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -111,11 +111,16 @@ def write_deskewed(out_path: Path, raw_path: Path, pixel_um: float, step_um: flo
     def slab(t: int, c: int, z0: int, z1: int) -> np.ndarray:
         planes = Planes(raw, t, c)
         if rotate:
-            parts = coverslip_slabs(planes, pixel_um, step_um, angle_deg, level, direction, out_um, slice(z0, z1),
-                                    device=device)
-            return np.concatenate([part for _, part in parts], axis=2)
-        return np.stack(list(deskew_planes(planes[z0:z1], len(planes), shift, level, device, first=z0)))
+            out = np.empty((z1 - z0, *shape[1:]), raw.dtype)
+            for columns, part in coverslip_slabs(planes, pixel_um, step_um, angle_deg, level, direction, out_um,
+                                                 slice(z0, z1), device=device):
+                out[:, :, columns] = to_dtype(part, raw.dtype)
+            return out
+        out = np.empty((z1 - z0, *shape[1:]), np.float32)
+        for z, plane in enumerate(deskew_planes(planes[z0:z1], len(planes), shift, level, device, first=z0)):
+            out[z] = plane
+        return out
 
     # turned, every slab looks through the whole scan: few large ones
-    movie = Computed((raw.n_frames, 1, *shape), raw.dtype, slab, at_once=shape[0] if rotate else 32)
+    movie = Computed((raw.n_frames, 1, *shape), raw.dtype, slab, at_once=shape[0] if rotate else None)
     write_computed(out_path, movie, spacing, raw.dt_s, f"{raw.name}, deskewed", [*raw.notes, *notes], "deskew")

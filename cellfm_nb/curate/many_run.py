@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cellfm_nb.curate.many_task import ROW, Recipe, curate_movie, movie_name
+from cellfm_nb.curate.many_fit import Recipe
+from cellfm_nb.curate.many_task import curate_movie, empty_row, movie_name
 from cellfm_nb.errors import Unreachable
 
 FAILURES = 3  # workers a movie may lose and be tried again: one too large for them would kill them all
@@ -34,9 +37,10 @@ def run_on_dask(paths: list[Path], folder: Path, recipe: Recipe, address: str | 
         if address is None:
             n = min(workers, len(paths))
             open_.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}))
-            address = open_.enter_context(LocalCluster(  # Dask's own memory limit is that of one core of the machine
-                n_workers=n, threads_per_worker=1, processes=True, memory_limit=1.0 / n, host="127.0.0.1",
-                dashboard_address=None))
+            with interrupts_held():  # Dask's own memory limit is that of one core of the machine
+                address = open_.enter_context(LocalCluster(
+                    n_workers=n, threads_per_worker=1, processes=True, memory_limit=1.0 / n, host="127.0.0.1",
+                    dashboard_address=None, silence_logs=logging.CRITICAL))
         try:
             client = open_.enter_context(Client(address, timeout=30))
             client.wait_for_workers(1, timeout=60)
@@ -56,7 +60,19 @@ def run_on_dask(paths: list[Path], folder: Path, recipe: Recipe, address: str | 
             yield path, row
 
 
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C from the processes started meanwhile, for good: they end with this one; it is answered after."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by threads and processes
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def lost(path: Path, reason: str) -> dict[str, Any]:
     """Return the row of a movie whose task came to no end of its own."""
-    return dict.fromkeys(ROW, "") | {"name": movie_name(path), "path": str(path), "status": "failed", "reason": reason,
-                                     "frames": 0, "accepted": 0, "crops": 0, "seconds": 0.0}
+    return empty_row(path) | {"status": "failed", "reason": reason}

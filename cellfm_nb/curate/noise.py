@@ -31,7 +31,7 @@ class NoiseModel:
 
     def variance(self, mean: np.ndarray | float) -> np.ndarray:
         """Return the noise variance at a mean intensity; below the darkest background it is that background's."""
-        return self.gain * np.maximum(np.asarray(mean, float), self.offset) + self.const
+        return np.maximum(self.gain * np.maximum(np.asarray(mean, float), self.offset) + self.const, 0.0)
 
     def read_noise_e(self, camera_offset: float) -> float:
         """Return the read noise in photoelectrons, given the counts the camera reads in the dark.
@@ -100,8 +100,9 @@ def residuals(volume: np.ndarray, limit: int = 2_000_000) -> tuple[np.ndarray, n
     some = despike(some.astype(np.float32), ~flat)
     residual = ndimage.correlate1d(some, SIXTH_DIFFERENCE, axis=1)
     # the mean of an object is that of the voxels the residual is made of, each by its share in the variance (a plain
-    # box mean is lower than that at a peak and higher beside it, which costs a third of the gain); that of background over a wide area, or else voxels with a noisy
-    # mean (and the large residuals of noisy pixels) would gather in bins of their own and bend the line
+    # box mean is lower than that at a peak and higher beside it, which costs a third of the gain); that of background
+    # over a wide area, or else voxels with a noisy mean (and the large residuals of noisy pixels) would gather in bins
+    # of their own and bend the line
     background = find_background(some, (0, 12, 12))
     found = objects(some - background, ~flat, (0, 1.2, 1.2))
     nearby = ndimage.uniform_filter1d(ndimage.correlate1d(some, SIXTH_DIFFERENCE**2, axis=1), 3, axis=2)

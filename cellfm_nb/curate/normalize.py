@@ -20,7 +20,7 @@ FINE_UM = 0.16  # with pixels up to this, the neighbour of a peak has over a qua
 
 
 def normalize(volume: np.ndarray, noise: NoiseModel, spacing_um: Sequence[float],
-              background_um: Sequence[float] = (1.25, 1.2, 1.2)) -> np.ndarray:
+              background_um: Sequence[float] = (0.9, 0.8, 0.8)) -> np.ndarray:
     """Normalise a volume: stabilise its variance, take the local background away, divide by the noise.
 
     Parameters: volume (z,y,x), any number type; noise from `fit_noise`; spacing_um (z,y,x); background_um, s.d. of

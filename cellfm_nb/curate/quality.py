@@ -11,6 +11,7 @@ from scipy import ndimage, stats
 from skimage.registration import phase_cross_correlation
 
 from cellfm_nb.curate.background import background_spread, check_volume
+from cellfm_nb.curate.bleach import frame_light
 from cellfm_nb.curate.crops import signal_mask
 from cellfm_nb.curate.decisions import apply_decisions
 from cellfm_nb.curate.noise import NoiseModel, fit_movie_noise
@@ -20,7 +21,7 @@ from cellfm_nb.movie import Movie
 from cellfm_nb.progress import track
 from cellfm_nb.provenance import outside_digest
 
-COLUMNS = ["frame", "mean", "light", "p1", "p50", "p999", "saturation", "snr", "height", "signal_fraction", "focus",
+COLUMNS = ["frame", "mean", "light", "p1", "p50", "p999", "saturation", "snr", "fine_light", "signal_fraction", "focus",
            "drift_px", "empty_planes", "dropped", "verdict", "by", "reason"]
 # measure: change against the movie's own trend from which a frame is doubtful, from which it is out; rises count too
 LIMITS = {"snr": (0.2, 0.4, False), "focus": (0.1, 0.18, False), "light": (0.15, 0.3, True)}
@@ -38,8 +39,7 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0, qui
       light, mean above the movie's darkest background, in units of that background's noise;
       saturation, share of voxels at the frame's own ceiling;
       snr, (99.9 percentile - background) / background noise, after smoothing by one voxel: 3.1 where there is nothing;
-      height, (snr - 3.1) x the noise s.d. of a voxel at the frame's median: how far the signal stands out, in units
-        proportional to the movie's, whatever the background does;
+      fine_light, what is as fine as puncta, without its noise (`bleach.frame_light`), in the movie's units;
       signal_fraction, share of voxels more than 4 s.d. above the background after smoothing by one voxel;
       focus, 99.9 percentile of detail of 0.1-0.2 um over that detail's noise: 2.9 where there is nothing;
       drift_px, shift (y,x) of the max projection against the frame before, by phase correlation;
@@ -75,7 +75,7 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0, qui
             inside = y != 0  # the fill of deskewed corners is 0 exactly
             centre, sd = background_spread(smooth[inside])
             row["snr"] = (float(np.percentile(smooth[inside], 99.9)) - centre) / max(sd, 1e-6)
-            row["height"] = (row["snr"] - NOTHING) * max(float(noise.variance(row["p50"])), 0.0) ** 0.5
+            row["fine_light"] = frame_light(volume, movie.spacing_um)
             row["signal_fraction"] = float(signal_mask(y).mean())
             row["focus"] = focus(y, movie.spacing_um)
             last, projection = projection, ndimage.gaussian_filter(np.clip(y.max(0), 0, 10), 1)

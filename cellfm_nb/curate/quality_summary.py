@@ -24,13 +24,13 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
       snr, focus, drift_px: medians over frames not rejected, as defined in `quality_table`: snr is the 99.9 percentile
       above the background over the background's noise, after smoothing by one voxel, 3.1 where there is nothing;
       saturation, the worst frame's share of voxels; empty_planes, the mean share of planes without light;
-      half_life_s and its standard error: of the signal's height, NaN where no fading can be told;
+      half_life_s and its standard error: of the fine structure's light, NaN where no fading can be told;
       score, share of accepted frames x log2(snr / 3.1): 0 is nothing to see or nothing to use, and every doubling of
       the signal counts one}.
     """
     good = table[table.verdict != "reject"]
     snr = float(good.snr.median()) if len(good) else np.nan
-    life, sd = half_life(table.height.where(table.verdict != "reject").to_numpy(float), dt_s or 1.0)
+    life, sd = half_life(table.fine_light.where(table.verdict != "reject").to_numpy(float), dt_s or 1.0)
     count = table.verdict.value_counts()
     return {"movie": movie, "channel": channel, "frames": len(table), "accepted": int(count.get("accept", 0)),
             "unsure": int(count.get("unsure", 0)), "rejected": int(count.get("reject", 0)),
@@ -42,15 +42,15 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
             if len(good) else 0.0}
 
 
-def half_life(height: np.ndarray, dt_s: float = 1.0) -> tuple[float, float]:
-    """Return the half-life (s) of the signal's height, one number per frame (NaN: left out), and its standard error.
+def half_life(light: np.ndarray, dt_s: float = 1.0) -> tuple[float, float]:
+    """Return the half-life (s) of the light, one number per frame (NaN: left out), and its standard error.
 
     See `fit_bleaching`; (NaN, NaN) where it tells no fading, or fewer than eight frames are there: frames near in time
     share their blinking, and a few seem to fade by chance.
     """
-    if np.isfinite(height).sum() < 8:
+    if np.isfinite(light).sum() < 8:
         return np.nan, np.nan
-    fit = fit_bleaching(height, dt_s)
+    fit = fit_bleaching(light, dt_s)
     return fit.half_life_s, fit.sd_s
 
 

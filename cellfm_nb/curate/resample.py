@@ -125,25 +125,25 @@ def interpolate_axis(volume: np.ndarray, axis: int, left: np.ndarray, weight: np
     weights = weight[:, None] if weight.ndim == 1 else weight  # of the second sample on, or of all
     ways = [np.clip(left + k, 0, n_in - 1) for k in range(weights.shape[1] + (weight.ndim == 1))]
 
-    def one_plane(z: int) -> None:
-        if axis == 0:
-            samples, w = (volume[way[z]] for way in ways), iter(weights[z])
-        else:
-            plane = volume[z]
-            samples = (plane.take(way, axis - 1) for way in ways)
-            w = iter(weights.T[:, :, None] if axis == 1 else weights.T)
-        if weight.ndim == 1:
-            here, there = samples
-            np.subtract(there, here, out=out[z])
-            out[z] *= next(w)
-            out[z] += here
-        else:
-            out[z] = sum(sample * share for sample, share in zip(samples, w, strict=True))
+    def planes(part: np.ndarray) -> None:
+        for z in part.tolist():
+            if axis == 0:
+                samples, w = (volume[way[z]] for way in ways), iter(weights[z])
+            else:
+                samples = (volume[z].take(way, axis - 1) for way in ways)
+                w = iter(weights.T[:, :, None] if axis == 1 else weights.T)
+            if weight.ndim == 1:
+                here, there = samples
+                np.subtract(there, here, out=out[z])
+                out[z] *= next(w)
+                out[z] += here
+            else:
+                out[z] = sum(sample * share for sample, share in zip(samples, w, strict=True))
 
-    if out.size < 2**20:
-        for z in range(len(out)):
-            one_plane(z)
+    parts = np.array_split(np.arange(len(out)), THREADS if out.size >= 2**20 else 1)
+    if len(parts) == 1:
+        planes(parts[0])
     else:
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(one_plane, range(len(out))))
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(planes, parts))
     return out

@@ -38,14 +38,18 @@ class Computed:
     """A (t,c,z,y,x) array whose z slabs are made when asked for: slab(t, c, z0, z1) -> (z1 - z0, y, x).
 
     at_once, planes made at a time: their float32 and what they are made from are held beside the slab asked for.
+    None: as many as 16 MiB hold, 4 to 32.
     """
 
     def __init__(self, shape: Sequence[int], dtype: Any, slab: Callable[[int, int, int, int], np.ndarray],
-                 at_once: int = 32) -> None:
-        self.shape, self.dtype, self.slab, self.at_once = tuple(shape), np.dtype(dtype), slab, at_once
+                 at_once: int | None = None) -> None:
+        self.shape, self.dtype, self.slab = tuple(shape), np.dtype(dtype), slab
+        self.at_once = at_once or int(np.clip(2**22 // (shape[3] * shape[4]), 4, 32))
 
     def __getitem__(self, key: tuple[int, int, slice]) -> np.ndarray:
         t, c, (first, last, _) = key[0], key[1], key[2].indices(self.shape[2])
+        if last - first <= self.at_once:
+            return to_dtype(self.slab(t, c, first, last), self.dtype)
         block = np.empty((last - first, *self.shape[3:]), self.dtype)
         for z in range(first, last, self.at_once):
             end = min(z + self.at_once, last)
@@ -61,8 +65,9 @@ def write_computed(path: str | Path, movie: Computed, spacing_um: Sequence[float
 
 
 def to_dtype(volume: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Round and clip a float volume into a number type (floats pass through)."""
-    if not np.issubdtype(dtype, np.integer):
+    """Round and clip a float volume of one's own, in place, into a number type (its own and floats pass through)."""
+    if volume.dtype == dtype or not np.issubdtype(dtype, np.integer):
         return volume.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
-    return np.clip(np.rint(volume), limits.min, limits.max).astype(dtype)
+    np.rint(volume, out=volume)
+    return np.clip(volume, limits.min, limits.max, out=volume).astype(dtype)

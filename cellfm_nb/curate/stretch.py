@@ -8,6 +8,7 @@ import numpy as np
 
 from cellfm_nb.curate.background import check_volume
 from cellfm_nb.errors import InputError
+from cellfm_nb.movie import Movie
 
 SHARE = 1 / 5000  # of the voxels saturate at either end: ImageJ's "reset" rule
 SAMPLE = 2**16
@@ -99,12 +100,18 @@ def stretch_limits(volume: np.ndarray | Sequence[np.ndarray], share: float = SHA
     return low, high
 
 
+def movie_limits(movie: Movie, c: int = 0, n_frames: int = 3, share: float = SHARE) -> tuple[float, float]:
+    """Return `stretch_limits` of a channel for the whole movie, from frames spread evenly over it and pooled."""
+    times = np.unique(np.linspace(0, movie.n_frames - 1, n_frames).astype(int)).tolist()
+    return stretch_limits([movie.frame(t, c) for t in times], share)
+
+
 def histogram_normalize(volume: np.ndarray, share: float = SHARE, limits: tuple[float, float] | None = None
                         ) -> np.ndarray:
     """Stretch to [0, 1] by the seed's rule, clipped: the darkest and brightest 1/5000 of the voxels saturate.
 
     Parameters: volume (z,y,x); share of voxels left out at either end (ImageJ's "reset" rule uses 1/5000); limits,
-    those of the movie (`stretch_limits` of some frames) instead of this frame's own.
+    those of the movie (`movie_limits`) instead of this frame's own.
     Returns: float32 (z,y,x) in [0, 1]. The original left the clipping out and put a min-max behind, and the two
     together are a plain min-max, which one hot voxel rules; here the limits are exact order statistics.
     Raises InputError on NaN, infinite or constant volumes.

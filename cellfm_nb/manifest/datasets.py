@@ -125,8 +125,12 @@ def locate(name: str) -> dict[str, Path] | None:
     """Return {file: path} of a dataset that is on this machine, unpacked; None when it is not. Nothing is verified."""
     entry = dataset(name)
     for folder in search_path():
-        found = {m.path: folder / name / m.path for m in entry.files()}
-        if all(path.is_file() for path in found.values()):
+        if not entry.fetchable and not entry.members:  # whatever a person has put there
+            files = sorted(p for p in (folder / name).rglob("*") if p.is_file())
+            found = {p.relative_to(folder / name).as_posix(): p for p in files}
+        else:
+            found = {m.path: folder / name / m.path for m in entry.files()}
+        if found and all(path.is_file() for path in found.values()):
             return found
     return None
 
@@ -144,14 +148,16 @@ def _local_artifact(entry: Dataset) -> Path | None:
 def verify(name: str) -> dict[str, Path]:
     """Check the sha256 of every file of a dataset on this machine and return {file: path}.
 
+    What a person has put there and no checksum is published for (see `Dataset.fetchable`) is returned unchecked.
     Raises InputError: not there, or a file that is not the published one.
     """
     entry, found = dataset(name), locate(name)
     if found is None:
         raise InputError("This dataset is not on this machine.", where=os.pathsep.join(map(str, search_path())),
                          got=f"no {name}", expected=", ".join(m.path for m in entry.files()),
-                         do=f"Fetch it: cellfm data fetch {name}")
-    for member in entry.files():
+                         do=f"Fetch it: cellfm data fetch {name}" if entry.fetchable else
+                         f"Get it from {entry.source.get('page', entry.artifact)}, into {cache_folder() / name}.")
+    for member in entry.files() if entry.fetchable or entry.members else ():
         check_file(found[member.path], member.sha256 or None, member.bytes if member.bytes >= 0 else None,
                    f"{member.path} of {name}")
     return found

@@ -14,12 +14,13 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.movie import formats
 from cellfm_nb.movie.axes import ORDER, canonical, check
 from cellfm_nb.movie.frames import LazyFrame
-from cellfm_nb.movie.source import Source
+from cellfm_nb.movie.source import DESKEWED, RAW_SCAN, Source
 from cellfm_nb.movie.spacing import parse_dt, parse_spacing
 from cellfm_nb.movie.writing import parse_channel_names, write_frames
 from cellfm_nb.progress import track
 
 PathLike = str | Path
+UNNAMED = ("", "/", "array")  # names that programs give an image that nobody named
 
 
 class Movie:
@@ -66,9 +67,9 @@ class Movie:
         dt_s = source.dt_s or None if dt_s is None else dt_s  # an interval of 0 in a file says that it is not known
         data = canonical(source.data, source.axes)
         names, names_said_by = _channel_names(path, source, data.shape[1], channel_names)
-        return cls(data, given, None if dt_s is None else parse_dt(dt_s, where=path),
-                   source.name or path.name.split(".")[0], path.name, said_by, dt_said_by, source.notes, names,
-                   names_said_by, source.axes_source)
+        name = path.name.split(".")[0] if source.name in UNNAMED else source.name
+        return cls(data, given, None if dt_s is None else parse_dt(dt_s, where=path), name, path.name, said_by,
+                   dt_said_by, source.notes, names, names_said_by, source.axes_source)
 
     @classmethod
     def from_array(cls, array: Any, axes: str = "tzyx", *, spacing_um: str | Sequence[float],
@@ -93,6 +94,12 @@ class Movie:
     def n_channels(self) -> int:
         """Number of channels."""
         return self.shape[1]
+
+    @property
+    def raw_scan(self) -> bool:
+        """Whether the file says that its planes lie along the stage, and not that they were deskewed since."""
+        said = [note for note in self.notes if note.startswith((RAW_SCAN, DESKEWED))]
+        return bool(said) and said[-1].startswith(RAW_SCAN)
 
     def frame(self, t: int, c: int = 0) -> np.ndarray:
         """Load one volume: (z, y, x), the movie's dtype in native byte order, yours to change."""

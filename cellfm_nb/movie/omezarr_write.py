@@ -76,6 +76,7 @@ def _write_image(levels: list[zarr.Array], factors: Factors, t: int, frame: np.n
     for c in range(frame.shape[0]):
         for z0, z1, block in slabs(frame, c, levels[0].chunks[2]):
             levels[0][t, c, z0:z1] = block
+            del block  # two at a time would be twice the memory
         for i in range(1, len(levels)):
             fine, coarse, by = levels[i - 1], levels[i], _step(factors, i)
             for z0 in range(0, coarse.shape[2], coarse.chunks[2]):

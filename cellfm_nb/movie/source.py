@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+RAW_SCAN, DESKEWED = "a raw stage scan", "deskewed"  # how the notes begin that say so; files keep notes
+
 
 @dataclass
 class Source:

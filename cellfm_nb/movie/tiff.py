@@ -138,7 +138,7 @@ def _axes(path: Path, series: tifffile.TiffPageSeries, given: str | None, notes:
     if len(shape) > 2 and set(named) & set("IQ"):
         raise InputError("The file does not name its axes.", where=path, got=got,
                          expected="t, c, z, y, x named in the file (OME-TIFF or ImageJ hyperstack)",
-                         do='Say it: Movie.open(path, axes="tzyx", ...), or save it again as OME-TIFF from Fiji.')
+                         do='Say it: --axes tzyx, or axes="tzyx" in Python; or save it again as OME-TIFF from Fiji.')
     return named.lower(), "file"
 
 

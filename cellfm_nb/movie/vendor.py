@@ -16,7 +16,7 @@ import numpy as np
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie.axes import ORDER
-from cellfm_nb.movie.source import Planes, Source
+from cellfm_nb.movie.source import RAW_SCAN, Planes, Source
 
 CZI_TYPES = {"Gray8": np.uint8, "Gray16": np.uint16, "Gray32Float": np.float32}
 
@@ -131,7 +131,7 @@ def _czi_says(xml: str) -> Source:
         source.dt_s = statistics.median(b - a for a, b in zip(times, times[1:], strict=False)) or None
     source.channel_names = tuple(c.get("Name") or "" for c in root.iterfind(about + "Channels/Channel"))
     if (shear := root.findtext(about + "Z/ZAxisShear") or "None") != "None":
-        source.notes.append(f"a raw stage scan ({shear}): z is the step of the stage; deskew it before use")
+        source.notes.append(f"{RAW_SCAN} ({shear}): z is the step of the stage; deskew it before use")
     return source
 
 

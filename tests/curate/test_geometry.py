@@ -131,6 +131,7 @@ def test_what_is_not_known_is_said():
     assert estimate_geometry(fixed, 0.1, 0.3).word == "not found"
     assert estimate_geometry(np.full((9, 20, 30), 7), 0.1, 0.3).word == "not found"  # P6
     assert estimate_geometry(raw[:1], 0.1, 0.3).word == "not found"
+    assert estimate_geometry(raw[:9, :16], 0.1, 0.3).word != "sure"  # too little to know one's own uncertainty
     for bad in (np.full((9, 20, 30), np.nan), raw[0]):
         with pytest.raises(InputError):
             estimate_geometry(bad, 0.1, 0.3)

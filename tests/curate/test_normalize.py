@@ -4,7 +4,7 @@ from scipy import ndimage
 
 from cellfm_nb.curate import NoiseModel, deskew, fit_noise, histogram_normalize, normalize, normalized_frame
 from cellfm_nb.curate.background import background_spread, flat_fill, running_median, subtract_background
-from cellfm_nb.curate.stretch import SAMPLE, order_statistics, percentiles, stretch_limits
+from cellfm_nb.curate.stretch import SAMPLE, movie_limits, order_statistics, percentiles, stretch_limits
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -171,6 +171,7 @@ def test_limits_are_imagejs_and_pool_a_movie():
         assert stretch_limits(volume) == (low, high)
     limits = stretch_limits(frames)
     assert limits == stretch_limits(np.concatenate(frames))
+    assert limits == movie_limits(Movie.from_array(np.stack(frames), spacing_um=SPACING))
     a, b = (histogram_normalize(f, limits=limits).astype(float) for f in frames[:2])
     assert np.median(b) - np.median(a) == pytest.approx(40 / (limits[1] - limits[0]), abs=0.01)
     alone = [np.median(histogram_normalize(f)) for f in frames[:2]]  # negative control: frame by frame it is lost
