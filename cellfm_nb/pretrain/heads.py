@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cellfm_nb.encoder import blob_filters, filter_size
+from cellfm_nb.pretrain.ranks import rank_and_world, total
 
 Triple = tuple[int, int, int]
 
@@ -39,8 +40,13 @@ class PrototypeHead(nn.Module):
 
 
 def standardise(rows: Tensor) -> Tensor:
-    """Shift and scale each column of (n, D) to mean 0 and standard deviation 1; a single row becomes zeros."""
-    variance, mean = torch.var_mean(rows, dim=0, correction=0)
+    """Shift and scale each column of (n, D) to mean 0 and standard deviation 1 over the rows of all ranks.
+
+    A single row becomes zeros.
+    """
+    n = len(rows) * rank_and_world()[1]
+    mean = total(rows.sum(dim=0)) / n
+    variance = total((rows - mean).square().sum(dim=0)) / n
     return (rows - mean) * (variance + 1e-5).rsqrt()
 
 

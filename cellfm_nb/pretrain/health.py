@@ -6,7 +6,12 @@ import math
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+class Collapsed(RuntimeError):
+    """The encoder has stopped telling things apart; the message says how, and what to try."""
 
 
 @torch.no_grad()
@@ -38,6 +43,26 @@ def outlier_share(features: Tensor, factor: float = 3.0) -> float:
 
 
 @torch.no_grad()
+def dead_share(features: Tensor) -> float:
+    """Return the share of dimensions of (n, D) whose standard deviation is under a tenth of the median one."""
+    std = features.float().std(dim=0, correction=0)
+    return float((std < 0.1 * std.median()).float().mean()) if std.median() > 0 else 1.0
+
+
+@torch.no_grad()
+def prototypes_used(targets: Tensor) -> float:
+    """Return how many prototypes are the first choice of some row of (..., K), over how many could be."""
+    chosen = targets.flatten(0, -2).argmax(dim=-1)
+    return chosen.unique().numel() / min(targets.shape[-1], chosen.numel())
+
+
+@torch.no_grad()
+def cls_patch_similarity(cls: Tensor, patches: Tensor) -> float:
+    """Return the mean cosine between CLS (B, D) and the patches (B, N, D) of its volume: 1 means they say the same."""
+    return float(F.cosine_similarity(cls.float()[:, None], patches.float(), dim=-1).mean())
+
+
+@torch.no_grad()
 def masked_spread(tokens: Tensor, mask: Tensor) -> float:
     """Return how much the hidden tokens of one view differ: mean within-view standard deviation.
 
@@ -45,6 +70,11 @@ def masked_spread(tokens: Tensor, mask: Tensor) -> float:
     """
     spreads = [t[m].float().std(dim=0, correction=0).mean() for t, m in zip(tokens, mask, strict=True) if m.sum() > 1]
     return float(torch.stack(spreads).mean()) if spreads else math.nan
+
+
+def collapsed(row: dict, width: int) -> bool:
+    """Say whether a row of the log shows a collapse there is no way back from: no spread, or almost no rank."""
+    return row["feature_std"] < 0.01 or row["rankme"] < 0.02 * width
 
 
 def alarms(log: pd.DataFrame | dict, width: int) -> list[str]:
@@ -67,6 +97,18 @@ def alarms(log: pd.DataFrame | dict, width: int) -> list[str]:
     if row["rankme"] < 0.05 * width:
         found.append(f"The features span few directions (RankMe {row['rankme']:.1f} of {width}): dimensional collapse; "
                      "lower the learning rate, or give the denoising loss more weight.")
+    if row.get("dead", 0.0) > 0.02:
+        found.append(f"{100 * row['dead']:.0f}% of the dimensions are dead: the learning rate may be too high, or the "
+                     "weight decay; raise warmup.")
+    if row.get("outliers", 0.0) > 0.02:
+        found.append(f"{100 * row['outliers']:.1f}% of the tokens have outlying norms: artefact tokens; give "
+                     "the encoder registers, or repair it with notebook 05.")
+    if row.get("prototypes", 1.0) < 0.02:
+        found.append(f"Only {100 * row['prototypes']:.1f}% of the prototypes are ever chosen: the teacher favours "
+                     "a few; use Sinkhorn centring or a higher teacher_temp.")
+    if row.get("cls_patch", 0.0) > 0.98:
+        found.append(f"Patches say what CLS says (cosine {row['cls_patch']:.2f}): local detail is lost; give "
+                     "iBOT or the denoising loss more weight than DINO.")
     if row["feature_std"] < 0.01:
         found.append(f"The features hardly differ (standard deviation {row['feature_std']:.4f}): complete collapse; "
                      "check the centring and the learning rate.")

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cellfm_nb.pretrain.ranks import column_logsumexp, gathered, rank_and_world, total
+
 
 def cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """Return -sum_k t_k log softmax(s / temperature)_k for probabilities and logits (..., K)."""
@@ -36,21 +38,20 @@ def ibot_loss(teacher: Tensor, student: Tensor, weights: Tensor, temperature: fl
     """Ask the hidden tokens for what the teacher sees there (iBOT, Zhou et al. 2022).
 
     Parameters: teacher, student (M, K), the hidden tokens alone; weights (M,), see `masks.mask_weights`.
-    Returns: the weighted mean, so that each masked view counts once; 0 when nothing is hidden.
+    Returns: the weighted mean over all ranks, so that each masked view counts once; 0 when nothing is hidden.
     """
-    if len(weights) == 0:
-        return student.sum() * 0.0
-    return (weights * cross_entropy(teacher, student, temperature)).sum() / weights.sum()
+    count = total(weights.sum()) / rank_and_world()[1]  # ranks hold different numbers of masked views
+    return (weights * cross_entropy(teacher, student, temperature)).sum() / count.clamp(min=1e-6)
 
 
 def koleo_loss(embeddings: Tensor) -> Tensor:
     """Spread the embeddings of different samples: minus the mean log distance to the nearest neighbour.
 
     Parameters: embeddings (V, B, D) of the backbone, NOT logits of a head; views are treated one by one, since two
-    views of one sample should be close. Returns 0 for a batch of one.
+    views of one sample should be close. Neighbours are looked for on all ranks. Returns 0 for a batch of one.
     Source: Kozachenko-Leonenko estimator (Sablayrolles et al. 2019), as in DINOv2.
     """
-    x = F.normalize(embeddings.float(), dim=-1)
+    x = gathered(F.normalize(embeddings.float(), dim=-1), dim=1)
     if x.shape[1] < 2:
         return x.sum() * 0.0
     with torch.no_grad():
@@ -77,7 +78,7 @@ def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     """
     q = logits.float().flatten(0, -2) / temperature  # (n, K)
     for _ in range(iterations):
-        q = q - torch.logsumexp(q, dim=0, keepdim=True)  # every prototype the same mass
+        q = q - column_logsumexp(q)  # every prototype the same mass, over the rows of all ranks
         q = q - torch.logsumexp(q, dim=1, keepdim=True)  # every row a distribution
     return q.exp().view(logits.shape)
 

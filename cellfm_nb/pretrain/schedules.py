@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from torch import nn
@@ -50,19 +51,34 @@ def at(step: int, s: PretrainSettings) -> Now:
     )
 
 
-def parameter_groups(model: nn.Module, filter_lr: float = 1.0) -> list[dict]:
-    """Sort the trainable tensors by weight decay (yes, no) and learning rate (full, that of the stem's filters).
+BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
+BELOW = ("encoder.stem.", "encoder.cls_token", "encoder.register_tokens", "encoder.position.")
 
+
+def layers_above(name: str, depth: int) -> int:
+    """Return how many steps of layer decay a parameter takes: 0 for heads, 1 for the last block, depth + 1 below it."""
+    if found := BLOCK.search(name):
+        return depth - int(found[1])
+    return depth + 1 if any(part in name for part in BELOW) else 0
+
+
+def parameter_groups(model: nn.Module, filter_lr: float = 1.0, layer_decay: float = 1.0) -> list[dict]:
+    """Sort the trainable tensors by weight decay (yes, no) and learning rate (that of its depth, of the filters).
+
+    layer_decay: a block k blocks before the last learns at layer_decay^(k + 1) of the rate, the stem at one power more,
+    heads and the final norm at the full rate (BEiT, Bao et al. 2022).
     Without decay: biases, norms, layer scales, tokens, which is everything that is not a matrix or a kernel, and the
     filters, which start from a prior: hot steps would wash it out.
     Returns: groups {"params", "names", "decay", "scale"}, scale times the learning rate; each tensor is in exactly one.
     """
     groups: dict[tuple[bool, float], dict] = {}
+    numbers = [int(found[1]) for name, _ in model.named_parameters() if (found := BLOCK.search(name))]
+    depth = 1 + max(numbers, default=-1)
     for name, p in model.named_parameters():
         if p.requires_grad:
             is_filter = ".stem.filters." in name
             decay = p.squeeze().dim() >= 2 and not name.endswith(("_tokens", "position.code")) and not is_filter
-            scale = filter_lr if is_filter else 1.0
+            scale = (filter_lr if is_filter else 1.0) * layer_decay ** layers_above(name, depth)
             group = groups.setdefault((decay, scale), {"params": [], "names": [], "decay": decay, "scale": scale})
             group["params"].append(p)
             group["names"].append(name)

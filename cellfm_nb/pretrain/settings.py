@@ -20,7 +20,10 @@ class PretrainSettings:
     global_shape, local_shape (z, y, x) voxels, n_local: views. min_overlap: least share of the smaller view that two
     compared views have in common. mask_ratio, mask_share: range of hidden tokens, share of views that have any.
     noise: range of the added noise in units of the image's own. brightness, gamma: ranges.
-    dino, ibot, koleo, denoise: weights of the losses. checkpoint_every, health_every: steps.
+    dino, ibot, koleo, denoise: weights of the losses. layer_decay: factor of the learning rate from one block to the
+    one below. accumulate: parts a batch is worked through in, to save memory; what couples samples (Sinkhorn, KoLeo,
+    heads that standardise) then sees one part at a time. checkpoint_every, health_every, probe_every (0: never): steps.
+    patience: measurements in a row that say "collapsed" before the run stops (0: never).
     """
 
     steps: int = 320
@@ -56,8 +59,12 @@ class PretrainSettings:
     ibot: float = 0.3
     koleo: float = 0.01
     denoise: float = 1.0
+    layer_decay: float = 1.0
+    accumulate: int = 1
     checkpoint_every: int = 50
     health_every: int = 10
+    probe_every: int = 0
+    patience: int = 5
 
     def __post_init__(self) -> None:
         for name in ("global_shape", "local_shape", "mask_ratio", "noise", "brightness", "gamma"):
@@ -68,6 +75,10 @@ class PretrainSettings:
         if self.steps < 1 or self.batch < 1 or self.lr <= 0 or self.prototypes < 2 or self.noise[0] <= 0:
             raise InputError("steps, batch, lr and noise must be positive, prototypes at least 2",
                              where="PretrainSettings", got=self)
+        if self.accumulate < 1 or self.batch % self.accumulate or not 0 < self.layer_decay <= 1:
+            raise InputError("a batch can't be cut like this", where="PretrainSettings",
+                             got=f"batch {self.batch}, accumulate {self.accumulate}, layer_decay {self.layer_decay}",
+                             expected="accumulate a divisor of batch, layer_decay in (0, 1]")
         if any(s > g for s, g in zip(self.local_shape, self.global_shape, strict=True)):
             raise InputError("a local view is larger than a global one", where="PretrainSettings",
                              got=f"local_shape {self.local_shape}, global_shape {self.global_shape}")

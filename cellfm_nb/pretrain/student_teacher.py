@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.pretrain.heads import DenoiseHead, PrototypeHead
 from cellfm_nb.pretrain.losses import centred, sinkhorn
+from cellfm_nb.pretrain.ranks import rank_and_world, total
 from cellfm_nb.pretrain.settings import PretrainSettings
 from cellfm_nb.seeds import torch_rng
 
@@ -61,5 +62,6 @@ class StudentTeacher(nn.Module):
             return sinkhorn(logits, temperature)
         centre = self.cls_centre if kind == "cls" else self.patch_centre
         probabilities = centred(logits, centre, temperature)
-        centre.mul_(momentum).add_(logits.float().flatten(0, -2).mean(dim=0), alpha=1 - momentum)
+        mean = total(logits.float().flatten(0, -2).mean(dim=0)) / rank_and_world()[1]
+        centre.mul_(momentum).add_(mean, alpha=1 - momentum)
         return probabilities

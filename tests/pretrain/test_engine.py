@@ -16,7 +16,9 @@ from scipy.ndimage import gaussian_filter
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.errors import InputError
 from cellfm_nb.pretrain import PretrainSettings, alarms, pretrain, write_pretrained
-from cellfm_nb.pretrain.engine import Trainer, check_crops
+from cellfm_nb.pretrain.engine import check_crops
+from cellfm_nb.pretrain.health import Collapsed
+from cellfm_nb.pretrain.trainer import Trainer
 from cellfm_nb.seeds import rng
 
 CONFIG = EncoderConfig(width=32, depth=1, heads=2)
@@ -45,7 +47,8 @@ def test_log_and_encoder():
     encoder, log = pretrain(spots(), CONFIG, S, seed=1, on_step=lambda **row: seen.append(row))
     assert len(log) == len(seen) == 6 and not encoder.training
     assert {"step", "seconds", "lr", "loss", "dino", "ibot", "koleo", "denoise", "grad_norm", "entropy_patch",
-            "entropy_cls", "rankme", "feature_std", "outliers", "masked_spread"} <= set(log.columns)
+            "entropy_cls", "rankme", "feature_std", "dead", "outliers", "prototypes", "cls_patch",
+            "masked_spread"} <= set(log.columns)
     assert np.isfinite(log.drop(columns="masked_spread").to_numpy(float)).all()
     assert log["masked_spread"].dropna().gt(0).all()
     total = S.dino * log["dino"] + S.ibot * log["ibot"] + S.koleo * log["koleo"] + S.denoise * log["denoise"]
@@ -67,9 +70,39 @@ def test_drop_path_is_reproducible_too():
 
 def test_every_crop_once_per_epoch():
     trainer = Trainer(check_crops(np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)), CONFIG, S, 0, "cpu")
-    drawn = torch.cat([trainer.batch(step).flatten() for step in range(8)])
-    assert sorted(drawn[:8].tolist()) == sorted(drawn[8:].tolist()) == list(range(8))
-    assert drawn[:8].tolist() != drawn[8:].tolist()
+    drawn = [i for step in range(8) for i in trainer.picks(step)]
+    assert sorted(drawn[:8]) == sorted(drawn[8:]) == list(range(8)) and drawn[:8] != drawn[8:]
+
+
+def test_parts_of_a_batch_equal_the_batch_where_losses_don_t_couple_samples():  # L8
+    alone = replace(S, batch=4, steps=3, dino=0.0, ibot=0.0, koleo=0.0)
+    whole, parts = (pretrain(spots(), CONFIG, replace(alone, accumulate=n), seed=1)[0] for n in (1, 4))
+    largest = max(float((a - b).abs().max()) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    assert largest < 1e-5
+    coupled = replace(alone, ibot=1.0)  # Sinkhorn and the heads see one part at a time: said in the settings
+    whole, parts = (pretrain(spots(), CONFIG, replace(coupled, accumulate=n), seed=1)[0] for n in (1, 4))
+    assert not same(whole, parts)
+
+
+def test_the_probe_is_asked_in_turn_and_changes_nothing():
+    asked = []
+
+    def probe(encoder):
+        asked.append(encoder)
+        return {"probe_ap": float(len(asked))}
+
+    encoder, log = pretrain(spots(), CONFIG, replace(S, probe_every=2), seed=1, probe=probe)
+    assert log["probe_ap"].dropna().tolist() == [1.0, 2.0, 3.0] and log["probe_ap"].notna()[[1, 3, 5]].all()
+    assert same(encoder, pretrain(spots(), CONFIG, S, seed=1)[0])
+
+
+def test_a_collapse_stops_the_run(monkeypatch):
+    monkeypatch.setattr("cellfm_nb.pretrain.health.feature_std", lambda x: 0.001)
+    s = replace(S, steps=40, health_every=2, patience=3)
+    seen = []
+    with pytest.raises(Collapsed, match="complete collapse.*step 5"):
+        pretrain(spots(), CONFIG, s, seed=1, on_step=lambda **row: seen.append(row))
+    pretrain(spots(), CONFIG, replace(s, steps=8, patience=0), seed=1)  # told not to stop
 
 
 def test_no_gradient_reaches_the_teacher():  # L7
@@ -103,7 +136,7 @@ def test_resumed_equals_uninterrupted(tmp_path):  # T2
 def test_negative_control_a_resume_that_forgets_the_optimiser_differs(tmp_path, monkeypatch):
     whole = pretrain(spots(), CONFIG, S, seed=1)[0]
     pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path, until=3)
-    monkeypatch.setattr("cellfm_nb.pretrain.engine.restore_optimiser", lambda *a: None)
+    monkeypatch.setattr("cellfm_nb.pretrain.trainer.restore_optimiser", lambda *a: None)
     assert not same(whole, pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path)[0])
 
 

@@ -5,11 +5,21 @@ import math
 import pytest
 import torch
 
-from cellfm_nb.pretrain.health import alarms, feature_std, masked_spread, outlier_share, rankme
+from cellfm_nb.pretrain.health import (
+    alarms,
+    cls_patch_similarity,
+    collapsed,
+    dead_share,
+    feature_std,
+    masked_spread,
+    outlier_share,
+    prototypes_used,
+    rankme,
+)
 from cellfm_nb.seeds import torch_rng
 
 HEALTHY = {"loss": 5.0, "entropy_patch": 0.6, "entropy_cls": 0.7, "rankme": 60.0, "feature_std": 0.6,
-           "masked_spread": 0.3}
+           "masked_spread": 0.3, "dead": 0.0, "outliers": 0.0, "prototypes": 0.6, "cls_patch": 0.2}
 
 
 def normal(*shape):
@@ -38,6 +48,23 @@ def test_spread_and_outliers():
     assert outlier_share(x) == pytest.approx(0.02)
 
 
+def test_dead_dimensions_few_prototypes_and_cls_in_every_patch():
+    x = normal(1000, 20)
+    assert dead_share(x) == 0 and dead_share(torch.zeros(9, 4)) == 1
+    x[:, :5] *= 0.01
+    assert dead_share(x) == pytest.approx(0.25)
+    targets = torch.eye(8)[torch.tensor([0, 0, 1, 1, 1, 0, 1, 0])]
+    assert prototypes_used(targets) == pytest.approx(0.25) and prototypes_used(torch.eye(8)) == 1
+    patches = normal(2, 30, 64)
+    assert abs(cls_patch_similarity(normal(2, 64), patches)) < 0.1
+    assert cls_patch_similarity(patches[:, 0], patches[:, :1].expand(2, 5, 64)) == pytest.approx(1)
+
+
+def test_collapse_is_told_from_trouble():
+    assert collapsed(HEALTHY | {"rankme": 1.2}, 128) and collapsed(HEALTHY | {"feature_std": 1e-4}, 128)
+    assert not collapsed(HEALTHY | {"entropy_patch": 0.97, "outliers": 0.1}, 128)
+
+
 def test_masked_spread():
     mask = torch.zeros(2, 8, dtype=torch.bool)
     mask[:, :4] = True
@@ -54,7 +81,8 @@ def test_silence_when_healthy():
     ({"loss": math.nan}, "not a number"), ({"entropy_patch": 0.97}, "patch targets are near-uniform"),
     ({"entropy_cls": 0.95}, "cls targets are near-uniform"), ({"entropy_patch": 0.001}, "one-hot"),
     ({"rankme": 2.0}, "dimensional collapse"), ({"feature_std": 1e-4}, "complete collapse"),
-    ({"masked_spread": 0.0}, "same")])
+    ({"masked_spread": 0.0}, "same"), ({"dead": 0.1}, "dead"), ({"outliers": 0.03}, "outlying norms"),
+    ({"prototypes": 0.005}, "prototypes are ever chosen"), ({"cls_patch": 0.995}, "Patches say what CLS says")])
 def test_one_collapse_one_alarm(change, word):
     found = alarms(HEALTHY | change, 128)
     assert len(found) == 1 and word in found[0]

@@ -68,6 +68,19 @@ def test_every_tensor_once_and_no_decay_on_vectors(stem):  # T3
     assert not any(name.startswith("teacher") for name in names)
 
 
+def test_layer_decay_acts_by_depth():  # T3
+    m = StudentTeacher(EncoderConfig(width=32, depth=3, heads=2, registers=1, position="learned"), S, seed=0)
+    scale = {name: g["scale"] for g in parameter_groups(m, filter_lr=0.5, layer_decay=0.9) for name in g["names"]}
+    for name, power in {"encoder.blocks.2.mlp.fc1.weight": 1, "encoder.blocks.0.norm1.bias": 3, "encoder.cls_token": 4,
+                        "encoder.stem.embed.weight": 4, "encoder.position.code": 4, "encoder.norm.weight": 0,
+                        "cls_head.prototypes": 0}.items():
+        assert scale[f"student.{name}"] == pytest.approx(0.9**power), name
+    assert scale["student.encoder.stem.filters.weight"] == pytest.approx(0.5 * 0.9**4)
+    assert scale["denoise_head.fc.weight"] == 1
+    # the original looked for names that begin with "backbone": none do, and nothing decayed
+    assert not any(name.startswith("backbone") for name in scale)
+
+
 def test_head_gives_cosines_of_a_standardised_batch():
     head = PrototypeHead(32, 16, 32, 8, torch_rng(0, "head"))
     x = torch.randn(3, 5, 32, generator=torch_rng(0, "x"))

@@ -1,0 +1,151 @@
+"""One step of training, for one process or for its share of the work of many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cellfm_nb.encoder import EncoderConfig, pad_to_patches
+from cellfm_nb.errors import InputError
+from cellfm_nb.pretrain import health, losses, ranks, schedules
+from cellfm_nb.pretrain.checkpoint import optimiser_tensors, restore_optimiser
+from cellfm_nb.pretrain.masks import make_masks, mask_weights
+from cellfm_nb.pretrain.settings import PretrainSettings
+from cellfm_nb.pretrain.student_teacher import StudentTeacher
+from cellfm_nb.pretrain.views import Views, make_views
+from cellfm_nb.seeds import int_seed, rng, torch_rng
+
+
+class Trainer:
+    """Hold the state of a run and make its steps; each rank holds one and works on its share of every batch."""
+
+    def __init__(self, crops: Tensor, config: EncoderConfig, s: PretrainSettings, seed: int, device: str) -> None:
+        rank, world = ranks.rank_and_world()
+        if s.batch % (world * s.accumulate):
+            raise InputError("the batch can't be shared evenly", where="pretrain", expected="a multiple",
+                             got=f"{s.batch} crops, {world} ranks, {s.accumulate} parts each",
+                             do="change batch or accumulate")
+        self.mine = range(rank * s.batch // world, (rank + 1) * s.batch // world)  # of each global batch
+        self.crops, self.config, self.s, self.seed, self.device = crops, config, s, seed, torch.device(device)
+        self.model = StudentTeacher(config, s, seed).to(self.device).train()
+        groups = schedules.parameter_groups(self.model, s.filter_lr, s.layer_decay)
+        self.names = [name for group in groups for name in group.pop("names")]
+        self.optimiser = torch.optim.AdamW(groups, lr=s.lr, betas=(0.9, 0.999), foreach=True)
+        self.grid = tuple(-(-size // p) for size, p in zip(s.global_shape, config.patch, strict=True))
+
+    def picks(self, step: int, samples: range | None = None) -> list[int]:
+        """Return the numbers of the crops of a step's samples: every crop once per epoch, in the epoch's own order."""
+        places = (divmod(step * self.s.batch + i, len(self.crops)) for i in samples or range(self.s.batch))
+        return [int(self._order(epoch)[place]) for epoch, place in places]
+
+    def views(self, step: int, samples: range) -> Views:
+        """Return the views of some samples of a step; each sample's draws are its own, whoever makes them."""
+        crops = self.crops[self.picks(step, samples)].to(self.device)
+        return join([make_views(crop[None], self.s, torch_rng(self.seed, "views", step, i))
+                     for i, crop in zip(samples, crops, strict=True)])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch, self._permutation = epoch, rng(self.seed, "epoch", epoch).permutation(len(self.crops))
+        return self._permutation
+
+    def step(self, step: int, last: dict | None) -> dict:
+        """Make one step of training; return its row of the log (health is measured now and then, and carried on)."""
+        s, model, now = self.s, self.model, schedules.at(step, self.s)
+        masks = make_masks(2 * s.batch, self.grid, s.mask_ratio, s.mask_share, rng(self.seed, "masks", step))
+        masks = masks.view(2, s.batch, -1)
+        self.optimiser.zero_grad(set_to_none=True)
+        size, told = len(self.mine) // s.accumulate, []
+        with torch.random.fork_rng(enabled=self.config.drop_path > 0):
+            if self.config.drop_path > 0:
+                torch.manual_seed(int_seed(self.seed, "drop path", step, self.mine.start))
+            for first in range(self.mine.start, self.mine.stop, size):
+                part = range(first, first + size)
+                parts, seen = self.losses(self.views(step, part), masks[:, first:first + size].flatten(0, 1)
+                                          .to(self.device), now.teacher_temp)
+                loss = sum(getattr(s, name) * value for name, value in parts.items())
+                (loss / s.accumulate).backward()
+                told.append({"loss": float(loss.detach())} | {k: float(v.detach()) for k, v in parts.items()})
+        row = ranks.mean_over_ranks({k: sum(t[k] for t in told) / len(told) for k in told[0]}, self.device)
+        if now.last_frozen:
+            model.student.cls_head.prototypes.grad = model.student.patch_head.prototypes.grad = None
+        for group in self.optimiser.param_groups:
+            group["lr"], group["weight_decay"] = now.lr * group["scale"], now.weight_decay * group["decay"]
+        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        ranks.average_gradients(trained)
+        grad_norm = torch.nn.utils.clip_grad_norm_(trained, s.clip)
+        if np.isfinite(row["loss"]):  # the mean over ranks: all of them step, or none
+            self.optimiser.step()
+            model.follow(now.ema)
+        return {"lr": now.lr} | row | {"grad_norm": float(grad_norm)} | self.measure(step, seen, last)
+
+    def losses(self, views, mask: Tensor, teacher_temp: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the unweighted losses of a batch, and the tensors that health is read from."""
+        s, student, teacher = self.s, self.model.student, self.model.teacher
+        b, globals_ = views.globals.shape[1], views.globals.flatten(0, 1)  # (2B, 1, z, y, x), view-major
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with torch.no_grad():
+                seen_by_teacher = teacher.encoder(globals_)
+            seen = student.encoder(globals_, mask)
+            local = student.encoder(views.locals.flatten(0, 1)) if s.n_local else None
+        width = self.config.width
+        cls = seen.cls.float().view(2, b, width)
+        all_cls = cls if local is None else torch.cat([cls, local.cls.float().view(s.n_local, b, width)])
+        with torch.no_grad():
+            patch_logits = teacher.patch_head(seen_by_teacher.patches)  # (2B, N, K)
+            patch_targets = self.model.targets(patch_logits, "patch", teacher_temp)
+            cls_logits = teacher.cls_head(seen_by_teacher.cls.view(2, b, width))
+            cls_targets = self.model.targets(cls_logits, "cls", teacher_temp)
+        target = self.model.denoise_head.target(pad_to_patches(views.targets.flatten(0, 1), self.config.patch))
+        parts = {
+            "dino": losses.dino_loss(cls_targets, student.cls_head(all_cls), s.student_temp),
+            "ibot": losses.ibot_loss(patch_targets[mask], student.patch_head(seen.patches)[mask],
+                                     mask_weights(mask), s.student_temp),
+            "koleo": losses.koleo_loss(cls),
+            "denoise": losses.denoise_loss(self.model.denoise_head(seen.patches), target),
+        }
+        return parts, {"teacher": seen_by_teacher.patches, "teacher_cls": seen_by_teacher.cls, "student": seen.patches,
+                       "mask": mask, "patch": patch_targets, "cls": cls_targets}
+
+    def measure(self, step: int, seen: dict[str, Tensor], last: dict | None) -> dict[str, float]:
+        """Return the health of this step, or the last one measured where it is not this step's turn."""
+        keys = ("entropy_patch", "entropy_cls", "rankme", "feature_std", "dead", "outliers", "prototypes", "cls_patch",
+                "masked_spread")
+        if last is not None and step % self.s.health_every and step + 1 < self.s.steps:
+            return {key: last[key] for key in keys}
+        patches = seen["teacher"].flatten(0, 1)
+        values = dict(zip(keys, (
+            float(losses.entropy_ratio(seen["patch"])), float(losses.entropy_ratio(seen["cls"])),
+            health.rankme(patches), health.feature_std(patches), health.dead_share(patches),
+            health.outlier_share(patches), health.prototypes_used(seen["patch"]),
+            health.cls_patch_similarity(seen["teacher_cls"], seen["teacher"]),
+            health.masked_spread(seen["student"], seen["mask"])), strict=True))
+        return ranks.mean_over_ranks(values, self.device)
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that fixes the run: crops, encoder, settings, seed."""
+        facts = json.dumps([asdict(self.config), asdict(self.s), self.seed, list(self.crops.shape)], sort_keys=True)
+        return hashlib.sha256(facts.encode() + self.crops.numpy().tobytes()).hexdigest()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything a later process needs to go on."""
+        model = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        return model | optimiser_tensors(self.optimiser, self.names)
+
+    def restore(self, step: int, tensors: dict[str, Tensor], log: list[dict]) -> tuple[int, list[dict]]:
+        """Put back what `state` returned; return the next step and the log."""
+        self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()
+                                    if name.startswith("model.")})
+        restore_optimiser(self.optimiser, self.names, tensors)
+        return step, log
+
+
+def join(views: list[Views]) -> Views:
+    """Put the views of single samples side by side: the sample axis is the second one."""
+    return Views(*(torch.cat([getattr(v, name) for v in views], dim=1) for name in ("globals", "locals", "targets")),
+                 views[0].at_global, views[0].at_local)
