@@ -23,6 +23,7 @@ from monai.transforms import (  # noqa: E402
 from cellfm_nb.curate import signal_mask  # noqa: E402
 from cellfm_nb.curate import transforms as T  # noqa: E402
 from cellfm_nb.errors import InputError  # noqa: E402
+from cellfm_nb.movie import Movie  # noqa: E402
 from cellfm_nb.seeds import rng  # noqa: E402
 
 ROI = (8, 16, 16)
@@ -120,11 +121,12 @@ def test_dictionary_twin_cuts_image_and_label_alike():
         crop({"image": image, "label": label[:, 1:]})
 
 
-HOPELESS = {"all zero": np.zeros((1, 16, 48, 48), np.float32), "constant": np.full((1, 16, 48, 48), 7, np.uint16)}
+HOPELESS = {"all zero": np.zeros((1, 16, 48, 48), np.float32), "constant": np.full((1, 16, 48, 48), 7.0)}
 REFUSED = {"NaN": (np.full((1, 16, 48, 48), np.nan), "not finite"),
            "one plane": (field()[:, :1], "smaller than a crop"),
            "smaller than a crop": (field()[:, :, :10], "smaller than a crop"),
-           "no channel": (field()[0], "channel")}
+           "no channel": (field()[0], "channel"),
+           "raw counts": ((100 * field()).clip(0).astype(np.uint16), "Normalise first")}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -138,10 +140,77 @@ def test_hopeless_volumes_have_a_defined_outcome(name, case):  # P6
             SAMPLERS[name](3)(REFUSED[case][0])
 
 
+MALFORMED = {
+    "two sides": lambda: T.ContentCropSamples((8, 16), 2), "no side": lambda: T.KMeansSpatialCropSamples((0, 8, 8), 2),
+    "half a voxel": lambda: T.ContentCropSamplesd("image", 8.5),
+    "views": lambda: T.OverlappingViewsd("image", 8, (4, 4)),
+    "view": lambda: T.RandViewd("image", (8, -1, 8)), "scale": lambda: T.RandViewd("image", 8, scale=(0, 1)),
+    "read noise": lambda: T.RandCameraNoised("image", read_noise=(-0.5, 0.5)),
+    "gain": lambda: T.RandCameraNoised("image", gain=(-1, 0)),
+    "one number": lambda: T.RandCameraNoised("image", gain=1),
+    "falling": lambda: T.RandContrastd("image", brightness=(1.2, 0.8)),
+    "gamma": lambda: T.RandContrastd("image", gamma=(0, 1)),
+    "NaN": lambda: T.RandPsfBlurd("image", (0, np.nan)), "probability": lambda: T.RandContrastd("image", prob=2),
+    "factor": lambda: T.RandRecorruptd("image", (0, 1)), "share": lambda: T.KMeansSpatialCropSamples(None, 2, (0.5, 2)),
+    "channel": lambda: T.ContentCropSamples(8, 2, channel=1)(field()),
+    "channel, dictionary": lambda: T.KMeansSpatialCropSamplesd("image", 8, 2, channel=-1)({"image": field()}),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_questions_get_one_answer(case):
+    with pytest.raises(InputError, match=r"(?s)where: .*got: .*expected: .*what to do: "):
+        MALFORMED[case]()
+
+
+def test_one_number_is_a_cube():
+    assert {tuple(c.shape) for c in T.ContentCropSamples(8, 3).set_random_state(seed=0)(field())} == {(1, 8, 8, 8)}
+    views = T.OverlappingViewsd("image", 8, 4, 1)({"image": field()})
+    assert views["image_global_0"].shape == (1, 8, 8, 8) and views["image_local_0"].shape == (1, 4, 4, 4)
+
+
+ALL = {"content": lambda: T.ContentCropSamplesd("image", ROI, 1), "kmeans": lambda: T.KMeansSpatialCropSamplesd(
+           "image", ROI, 1), "view": lambda: T.RandViewd("image", ROI, (0.8, 1.2)),
+       "views": lambda: T.OverlappingViewsd("image", ROI, 8, 1, scale=(0.8, 1.2)),
+       "blur": lambda: T.RandPsfBlurd("image", spacing_um=(0.2, 0.1, 0.1)),
+       "contrast": lambda: T.RandContrastd("image"),
+       "noise": lambda: T.RandCameraNoised("image", gain=(0, 0.1)), "pair": lambda: T.RandRecorruptd("image"),
+       "not this time": lambda: T.RandContrastd("image", prob=0)}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_floats_come_back_as_float32_and_what_is_not_finite_never(name):
+    for dtype in (np.float64, np.float16):
+        out = ALL[name]().set_random_state(seed=0)({"image": field().astype(dtype)})
+        out = out[0] if isinstance(out, list) else out
+        assert {v.dtype for v in out.values()} == {torch.float32}
+    broken = field()
+    broken[0, 3, 4, 5] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        ALL[name]()({"image": broken})
+    counts = {"image": (100 * field()).clip(0).astype(np.int32)}
+    if "view" in name:  # labels are cut like images, and keep their values
+        assert {v.dtype for v in ALL[name]()(counts).values()} == {torch.int32}
+    else:
+        with pytest.raises(InputError, match="Normalise first"):
+            ALL[name]()(counts)
+
+
+def test_the_example_of_the_package_runs(tmp_path, capsys, picture):
+    paths = [tmp_path / f"{i}.ome.zarr" for i in range(2)]
+    for path in paths:
+        Movie.from_array(picture[None, :16, :64, :64], spacing_um=(0.25, 0.1, 0.1)).save(path)
+    lines = T.__doc__.splitlines()
+    code = [line[4:] for line in lines if line.startswith("    ") or not line]
+    exec("\n".join(code), {"paths": paths})
+    assert capsys.readouterr().out == "torch.Size([4, 1, 8, 16, 16])\n"
+
+
 def test_big_endian_images_are_taken():
     image = (100 * field()).clip(0).astype(">u2")
-    crop = T.KMeansSpatialCropSamples(ROI, 1).set_random_state(seed=0)(image)[0]
+    crop = T.KMeansSpatialCropSamples(ROI, 1, counts=True).set_random_state(seed=0)(image)[0]
     z, y, x = crop.meta["origin_px"]
+    assert crop.dtype == torch.uint16
     assert np.array_equal(crop.as_tensor().numpy(), image[:, z:z + 8, y:y + 16, x:x + 16])
 
 

@@ -14,16 +14,28 @@ from torch import Generator, Tensor
 
 from cellfm_nb import augment
 from cellfm_nb.augment.geometry import Placement, Triple
-from cellfm_nb.curate.transforms.base import MAX_SEED, as_volume, lay
+from cellfm_nb.augment.photometry import check_normalized
+from cellfm_nb.curate.transforms.base import MAX_SEED, as_shape, as_volume, check_range, lay
 
 Range = tuple[float, float]
+Size = int | Triple
+
+
+SMALL = 1e-6  # the least of what must not be 0
 
 
 class Augmentd(Randomizable, MapTransform):
-    """Augment every key with the same draws, with a probability; subclasses say how (`augment`)."""
+    """Augment every key with the same draws, with a probability; subclasses say how (`augment`).
+
+    All of them take keys (one or several); prob, the probability that anything is done at all; allow_missing_keys.
+    Images (C, Z, Y, X), float32 comes back; those that change grey values (photometric) refuse integers.
+    """
+
+    photometric = True
 
     def __init__(self, keys: KeysCollection, prob: float = 1.0, allow_missing_keys: bool = False) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
+        check_range((prob, prob), "probabilities", type(self).__name__, most=1.0)
         self.prob = prob
 
     def randomize(self, data: Any = None) -> None:
@@ -36,6 +48,8 @@ class Augmentd(Randomizable, MapTransform):
         d = dict(data)
         for key in self.key_iterator(dict(d)):
             d[key] = as_volume(d[key], type(self).__name__)
+            if self.photometric:
+                check_normalized(d[key].as_tensor(), type(self).__name__)
             if self.chance < self.prob:
                 d |= self.augment(key, d[key], Generator().manual_seed(self.draw))
         return d
@@ -48,33 +62,45 @@ class Augmentd(Randomizable, MapTransform):
 class RandViewd(Augmentd):
     """Cut one view at a random place, flipped, turned about z and scaled in the plane by chance.
 
-    Parameters: shape (z, y, x) of the view, None for the whole image (then nothing is scaled); scale, range of voxels
-    of the image per voxel of the view in y and x, None for 1. Integer images (labels) keep their values.
+    Parameters: keys, all cut alike; shape of the view, (z, y, x) voxels or one number for a cube, None for the whole
+    image (then nothing is scaled); scale, range of voxels of the image per voxel of the view in y and x, None for 1;
+    prob; allow_missing_keys. Integer images (labels) keep their type and values. As `cellfm_nb.augment.place_views`.
     """
 
-    def __init__(self, keys: KeysCollection, shape: Triple | None = None, scale: Range | None = None,
+    photometric = False
+
+    def __init__(self, keys: KeysCollection, shape: Size | None = None, scale: Range | None = None,
                  prob: float = 1.0, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, prob, allow_missing_keys)
-        self.shape, self.scale = shape, scale
+        check_range(scale or (1, 1), "scales", type(self).__name__, least=SMALL)
+        self.shape, self.scale = shape if shape is None else as_shape(shape, type(self).__name__), scale
 
     def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
-        shape = tuple(self.shape or image.shape[1:])
+        shape = self.shape or tuple(image.shape[1:])
         at, _ = augment.place_views(1, tuple(image.shape[1:]), shape, shape, 0, 1.0, generator, n_global=1,
                                     scale=self.scale if self.shape else None)
         return {key: cut_views(image, at)[0]}
 
 
 class OverlappingViewsd(Augmentd):
-    """Cut global and local views that overlap by a set share (`augment.place_views`), each flipped and turned.
+    """Cut global and local views that overlap by a set share, each flipped and turned about z by chance.
 
     Adds key_global_0, key_global_1, ..., key_local_0, ... to the dictionary; the key itself stays.
+    Parameters: keys, all cut alike; global_shape, local_shape of the views, (z, y, x) voxels or one number for a cube;
+    n_local, n_global, how many of each; min_overlap, the least share of the smaller one's volume that a global view has
+    in common with every other view; scale, range of voxels of the image per voxel of a view in y and x, None for 1;
+    allow_missing_keys. As `cellfm_nb.augment.place_views`, which raises InputError when a view does not fit.
     """
 
-    def __init__(self, keys: KeysCollection, global_shape: Triple, local_shape: Triple, n_local: int = 8,
+    photometric = False
+
+    def __init__(self, keys: KeysCollection, global_shape: Size, local_shape: Size, n_local: int = 8,
                  min_overlap: float = 0.25, n_global: int = 2, scale: Range | None = None,
                  allow_missing_keys: bool = False) -> None:
         super().__init__(keys, 1.0, allow_missing_keys)
-        self.rule = (global_shape, local_shape, n_local, min_overlap)
+        who = type(self).__name__
+        check_range(scale or (1, 1), "scales", who, least=SMALL)
+        self.rule = (as_shape(global_shape, who), as_shape(local_shape, who), n_local, min_overlap)
         self.more = {"n_global": n_global, "scale": scale}
 
     def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
@@ -84,7 +110,7 @@ class OverlappingViewsd(Augmentd):
 
 
 class Photometricd(Augmentd):
-    """Augment grey values alone, by a function (voxels (C, Z, Y, X), generator=) -> voxels."""
+    """Augment grey values alone, by a function change(voxels (C, Z, Y, X) float32, generator=) -> voxels."""
 
     def __init__(self, keys: KeysCollection, change: Callable[..., Tensor], prob: float = 1.0,
                  allow_missing_keys: bool = False) -> None:
@@ -96,32 +122,51 @@ class Photometricd(Augmentd):
 
 
 class RandContrastd(Photometricd):
-    """Change brightness and gamma (`augment.change_contrast`); images normalised."""
+    """Scale the brightness and bend the grey values (`cellfm_nb.augment.change_contrast`) of normalised images.
+
+    Parameters: keys; brightness, range of factors; gamma, range of powers, of value / pivot; pivot, the value that
+    bending leaves where it is, in units of the image (1 = noise of the background); prob; allow_missing_keys.
+    """
 
     def __init__(self, keys: KeysCollection, brightness: Range = (0.8, 1.25), gamma: Range = (0.9, 1.1),
                  pivot: float = 3.0, prob: float = 1.0, allow_missing_keys: bool = False) -> None:
+        check_range(brightness, "brightness factors", type(self).__name__)
+        check_range(gamma, "powers", type(self).__name__, least=SMALL)
+        check_range((pivot, pivot), "pivots", type(self).__name__, least=SMALL)
         change = partial(augment.change_contrast, brightness=brightness, gamma=gamma, pivot=pivot)
         super().__init__(keys, change, prob, allow_missing_keys)
 
 
 class RandCameraNoised(Photometricd):
-    """Add Poisson-Gaussian noise (`augment.add_camera_noise`); images normalised, so that it stays as asked for."""
+    """Add Poisson-Gaussian noise (`cellfm_nb.augment.add_camera_noise`) to normalised images.
+
+    Parameters, in units of the image (1 = noise of the background): keys; gain, range of what one photoelectron adds
+    (0: no shot noise, as after variance stabilisation); read_noise, range of the s.d. that is added; prob;
+    allow_missing_keys.
+    """
 
     def __init__(self, keys: KeysCollection, gain: Range = (0.0, 0.0), read_noise: Range = (0.5, 0.6),
                  prob: float = 1.0, allow_missing_keys: bool = False) -> None:
+        check_range(gain, "gains", type(self).__name__)
+        check_range(read_noise, "read noise", type(self).__name__)
         change = partial(augment.add_camera_noise, gain=gain, read_noise=read_noise)
         super().__init__(keys, change, prob, allow_missing_keys)
 
 
 class RandPsfBlurd(Augmentd):
-    """Blur by a Gaussian shaped like a point-spread function (`augment.blur`).
+    """Blur by a Gaussian shaped like a point-spread function (`cellfm_nb.augment.blur`); noise is averaged too.
 
-    spacing_um (z, y, x): None takes it from the image's affine.
+    Parameters: keys; sigma_um, range of its s.d. in y and x, micrometres; spacing_um (z, y, x), micrometres, None for
+    that of the image's affine (of an array without one: 1); elongation, how many times wider it is along z; prob;
+    allow_missing_keys.
     """
 
     def __init__(self, keys: KeysCollection, sigma_um: Range = (0.0, 0.15), spacing_um: tuple | None = None,
                  elongation: float = 2.5, prob: float = 1.0, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, prob, allow_missing_keys)
+        check_range(sigma_um, "widths", type(self).__name__)
+        for value in (*(spacing_um or ()), elongation):
+            check_range((value, value), "lengths", type(self).__name__, least=SMALL)
         self.sigma_um, self.spacing_um, self.elongation = sigma_um, spacing_um, elongation
 
     def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:
@@ -130,10 +175,15 @@ class RandPsfBlurd(Augmentd):
 
 
 class RandRecorruptd(Augmentd):
-    """Make a recorrupted pair (`augment.recorrupt`): the key holds the first copy, key_target the second."""
+    """Make two copies of independent noise (`cellfm_nb.augment.recorrupt`): the key holds one, key_target the other.
+
+    Parameters: keys, normalised images (noise of s.d. 1); noise, range of the factor a: y + a n, and y - n / a with
+    n ~ N(0, 1); allow_missing_keys. Always done.
+    """
 
     def __init__(self, keys: KeysCollection, noise: Range = (0.5, 0.6), allow_missing_keys: bool = False) -> None:
         super().__init__(keys, 1.0, allow_missing_keys)
+        check_range(noise, "factors", type(self).__name__, least=SMALL)
         self.noise = noise
 
     def augment(self, key: Hashable, image: MetaTensor, generator: Generator) -> dict[Hashable, MetaTensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cellfm_nb.augment.geometry import Triple
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import int_seed
 
@@ -18,11 +20,11 @@ MAX_SEED = 2**32  # of numpy's RandomState, which MONAI draws from
 
 
 def as_volume(image: Any, who: str) -> MetaTensor:
-    """Return an image (C, Z, Y, X) as a MetaTensor with three spatial axes.
+    """Return an image (C, Z, Y, X) as a MetaTensor with three spatial axes, float32 or of its own integer type.
 
     MONAI 1.6.1: EnsureChannelFirst(channel_dim="no_channel") leaves spatial_ndim 2 on a volume, with which its own
     GaussianSmooth raises and its MedianSmooth silently filters another way. It is set right here.
-    Raises InputError for anything that is not (C, Z, Y, X).
+    Raises InputError for anything that is not (C, Z, Y, X) or not finite.
     """
     if isinstance(image, np.ndarray):
         image = image.astype(image.dtype.newbyteorder("="), copy=False)  # torch knows no big-endian numbers
@@ -31,8 +33,30 @@ def as_volume(image: Any, who: str) -> MetaTensor:
         raise InputError("Not a volume with channels.", where=who, got=f"shape {tuple(image.shape)}",
                          expected="(C, Z, Y, X)", do="Add the channel axis: image[None], or EnsureChannelFirstd("
                          "channel_dim='no_channel') for (Z, Y, X).")
+    if image.is_floating_point():
+        image = image.float()
+        if not torch.isfinite(image.as_tensor()).all():
+            raise InputError("The image has voxels that are not finite.", where=who, got="NaN or infinite voxels",
+                             expected="finite numbers", do="Replace them, or leave this image out.")
     image.spatial_ndim = 3
     return image
+
+
+def as_shape(size: int | Sequence[int], who: str) -> Triple:
+    """Return a size in voxels as (z, y, x); one number means a cube. Raises InputError for anything else."""
+    shape = (size,) * 3 if np.ndim(size) == 0 else tuple(size)
+    if len(shape) != 3 or not all(float(n).is_integer() and n >= 1 for n in shape):
+        raise InputError("Not a size in voxels.", where=who, got=size, expected="one positive whole number, or three "
+                         "(z, y, x)", do="Correct the size.")
+    return tuple(int(n) for n in shape)
+
+
+def check_range(limits: Sequence[float], what: str, who: str, least: float = 0.0, most: float = math.inf) -> None:
+    """Raise InputError unless limits are two rising, finite numbers in [least, most]."""
+    if np.shape(limits) != (2,) or not (least <= limits[0] <= limits[1] <= most and limits[1] < math.inf):
+        raise InputError(f"Not a range of {what}.", where=who, got=limits,
+                         expected=f"two rising numbers in [{least:g}, {most:g}]",
+                         do="Correct the range; the same number twice for a fixed value.")
 
 
 def lay(voxels: Tensor, source: MetaTensor, to_source: Tensor | None = None, **about: Any) -> MetaTensor:

@@ -17,20 +17,20 @@ from monai.transforms.traits import MultiSampleTrait
 from cellfm_nb.augment import place_crops
 from cellfm_nb.curate.background import check_volume
 from cellfm_nb.curate.crops import choose_crops, kmeans_centres, random_origins
-from cellfm_nb.curate.transforms.base import MAX_SEED, as_volume, lay
+from cellfm_nb.curate.transforms.base import MAX_SEED, as_shape, as_volume, check_range, lay
 from cellfm_nb.errors import InputError
 
 Box = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # corner (3,), shape (3,), what to note in the crop's meta
 
 
 class CropSamples(Randomizable, Transform, MultiSampleTrait):
-    """Cut several crops out of an image; subclasses say where (`boxes`)."""
+    """Cut several crops out of an image; subclasses say where (`boxes`). counts: whether raw integers will do."""
 
-    def __init__(self, num_samples: int, channel: int = 0) -> None:
+    def __init__(self, num_samples: int, channel: int = 0, counts: bool = False) -> None:
         if num_samples < 1:
             raise InputError("No crops asked for.", got=f"num_samples {num_samples}", expected="at least 1",
                              do="Ask for one.")
-        self.num_samples, self.channel = num_samples, channel
+        self.num_samples, self.channel, self.counts = num_samples, channel, counts
 
     @abstractmethod
     def boxes(self, volume: np.ndarray, rng: np.random.Generator) -> list[Box]:
@@ -39,6 +39,19 @@ class CropSamples(Randomizable, Transform, MultiSampleTrait):
     def randomize(self, data: np.ndarray) -> None:
         """Choose the boxes for a volume (Z, Y, X), from this transform's random state."""
         self.chosen = self.boxes(data, np.random.default_rng(int(self.R.randint(MAX_SEED, dtype="uint32"))))
+
+    def choose(self, image: MetaTensor) -> None:
+        """Choose the boxes on the channel of an image (C, Z, Y, X) that is looked at."""
+        who = type(self).__name__
+        if not 0 <= self.channel < len(image):
+            raise InputError("No such channel.", where=who, got=f"channel {self.channel} of {len(image)}",
+                             expected=f"0 to {len(image) - 1}", do="Name a channel that is there.")
+        if not (self.counts or image.is_floating_point()):
+            raise InputError("Crops are chosen on normalised images, not on raw counts.", where=who,
+                             got=f"{image.dtype}", expected="floating point, background N(0, 1)",
+                             do="Normalise first: cellfm_nb.curate.normalize (k-means takes raw counts, as the seed's "
+                             "own does, with counts=True).")
+        self.randomize(image[self.channel].cpu().numpy())
 
     def cut(self, image: MetaTensor) -> list[MetaTensor]:
         """Return the chosen crops of an image (C, Z, Y, X)."""
@@ -53,25 +66,31 @@ class CropSamples(Randomizable, Transform, MultiSampleTrait):
     def __call__(self, image: Any) -> list[MetaTensor]:
         """Return num_samples crops (C, z, y, x) of an image (C, Z, Y, X); meta: origin_px, patch_index, chosen_by."""
         image = as_volume(image, type(self).__name__)
-        self.randomize(image[self.channel].cpu().numpy())
+        self.choose(image)
         return self.cut(image)
 
 
 class KMeansSpatialCropSamples(CropSamples):
     """Cut crops around k-means centroids of bright voxels, k = num_samples, as the seed (SpatialDINO) does.
 
-    Parameters: roi_size (z, y, x) voxels, or None: each side of each crop is drawn from size_range, as a share of the
-    volume's; num_samples; percentiles, voxels strictly between them are clustered; median, side of the filter that
-    cleans them in the plane; n_points, at most so many are clustered; channel that is looked at.
+    Parameters: roi_size, (z, y, x) voxels or one number for a cube, or None: each side of each crop is drawn from
+    size_range, as a share of the volume's; num_samples, how many crops; percentiles, voxels strictly between them are
+    clustered; median, side in voxels of the filter that cleans them in the plane; n_points, at most so many are
+    clustered; channel that is looked at; counts, True to take raw integer counts, as the seed does (the crops are raw
+    too, and of their type).
     Where fewer bright voxels than crops are left the crops are random, and their meta says so in chosen_by.
     Nothing keeps two crops from being disjoint, or one from being empty: for that take ContentCropSamples.
     """
 
-    def __init__(self, roi_size: Sequence[int] | None, num_samples: int = 4,
+    def __init__(self, roi_size: int | Sequence[int] | None, num_samples: int = 4,
                  size_range: tuple[float, float] = (0.3, 0.6), percentiles: tuple[float, float] = (99.75, 99.9),
-                 median: int = 3, n_points: int = 5000, channel: int = 0) -> None:
-        super().__init__(num_samples, channel)
+                 median: int = 3, n_points: int = 5000, channel: int = 0, counts: bool = False) -> None:
+        super().__init__(num_samples, channel, counts)
+        check_range(size_range, "shares", type(self).__name__, most=1.0)
+        check_range(percentiles, "percentiles", type(self).__name__, most=100.0)
         self.roi_size, self.size_range = roi_size, size_range
+        if roi_size is not None:
+            self.roi_size = as_shape(roi_size, type(self).__name__)
         self.rule = {"percentiles": percentiles, "median": median, "n_points": n_points}
 
     def boxes(self, volume: np.ndarray, rng: np.random.Generator) -> list[Box]:
@@ -94,16 +113,18 @@ class KMeansSpatialCropSamples(CropSamples):
 class ContentCropSamples(CropSamples):
     """Cut crops where the signal is: diverse, none of them empty, and pairs that overlap where asked for.
 
-    Parameters: roi_size (z, y, x) voxels; num_samples; views_per_place, min_overlap, max_overlap, richness as in
-    `choose_crops`; channel that is looked at, normalised (background N(0, 1)).
-    meta of each crop also holds place and signal.
+    Parameters: roi_size, (z, y, x) voxels or one number for a cube; num_samples, how many crops; views_per_place, crops
+    around each place, every two of which share between min_overlap and max_overlap of their volume (and places share at
+    most max_overlap while there are others); richness in [0, 1], low also looks at dim cells, high at the brightest
+    places only; channel that is looked at, normalised (background N(0, 1)). As `cellfm_nb.curate.choose_crops`.
+    meta of each crop also holds place and signal (share of signal voxels).
     """
 
-    def __init__(self, roi_size: Sequence[int], num_samples: int = 4, views_per_place: int = 1,
+    def __init__(self, roi_size: int | Sequence[int], num_samples: int = 4, views_per_place: int = 1,
                  min_overlap: float = 0.25, max_overlap: float = 0.75, richness: float = 0.5,
                  channel: int = 0) -> None:
         super().__init__(num_samples, channel)
-        self.roi_size = tuple(roi_size)
+        self.roi_size = as_shape(roi_size, type(self).__name__)
         self.rule = {"views_per_place": views_per_place, "min_overlap": min_overlap, "max_overlap": max_overlap,
                      "richness": richness}
 
@@ -115,7 +136,11 @@ class ContentCropSamples(CropSamples):
 
 
 class CropSamplesd(Randomizable, MapTransform, MultiSampleTrait):
-    """Cut the same crops out of every key; they are chosen on the first key, or on source_key."""
+    """Cut the same crops out of every key; they are chosen on the first key, or on source_key.
+
+    Parameters: keys, images of one size; samples, the cropper; source_key, one of the dictionary's, cut or not;
+    allow_missing_keys.
+    """
 
     def __init__(self, keys: KeysCollection, samples: CropSamples, source_key: Hashable | None = None,
                  allow_missing_keys: bool = False) -> None:
@@ -131,7 +156,7 @@ class CropSamplesd(Randomizable, MapTransform, MultiSampleTrait):
         """Return num_samples dictionaries, the keys cropped, all else copied."""
         d, cropper = dict(data), self.samples
         source = as_volume(d[self.source_key], type(self).__name__)
-        cropper.randomize(source[cropper.channel].cpu().numpy())
+        cropper.choose(source)
         cut = {}
         for key in self.key_iterator(d):
             image = as_volume(d[key], type(self).__name__)
@@ -144,16 +169,22 @@ class CropSamplesd(Randomizable, MapTransform, MultiSampleTrait):
 
 
 class KMeansSpatialCropSamplesd(CropSamplesd):
-    """Dictionary twin of KMeansSpatialCropSamples: same parameters behind keys; a list of dictionaries comes back."""
+    """Dictionary twin of KMeansSpatialCropSamples: its parameters by name after keys, roi_size and num_samples.
 
-    def __init__(self, keys: KeysCollection, roi_size: Sequence[int] | None, num_samples: int = 4, *,
+    Crops are chosen on source_key (None: the first of keys); a list of num_samples dictionaries comes back.
+    """
+
+    def __init__(self, keys: KeysCollection, roi_size: int | Sequence[int] | None, num_samples: int = 4, *,
                  source_key: Hashable | None = None, allow_missing_keys: bool = False, **rule: Any) -> None:
         super().__init__(keys, KMeansSpatialCropSamples(roi_size, num_samples, **rule), source_key, allow_missing_keys)
 
 
 class ContentCropSamplesd(CropSamplesd):
-    """Dictionary twin of ContentCropSamples: same parameters behind keys; a list of dictionaries comes back."""
+    """Dictionary twin of ContentCropSamples: its parameters by name after keys, roi_size and num_samples.
 
-    def __init__(self, keys: KeysCollection, roi_size: Sequence[int], num_samples: int = 4, *,
+    Crops are chosen on source_key (None: the first of keys); a list of num_samples dictionaries comes back.
+    """
+
+    def __init__(self, keys: KeysCollection, roi_size: int | Sequence[int], num_samples: int = 4, *,
                  source_key: Hashable | None = None, allow_missing_keys: bool = False, **rule: Any) -> None:
         super().__init__(keys, ContentCropSamples(roi_size, num_samples, **rule), source_key, allow_missing_keys)
