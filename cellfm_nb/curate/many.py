@@ -35,8 +35,9 @@ def curate_movies(paths: Sequence[str | Path], folder: str | Path, recipe: Recip
     Writes: a folder per movie (see `curate_movie`); index.json, a ShardIndex of all shards with the split by movie;
     quality.csv, movies and channels ranked; movies.csv. The readers' decisions.csv in the folder goes over the rule's
     verdicts; movies it changes are made again. Killed at any moment, the same call goes on from the movies that are
-    whole. Raises InputError when there is no movie, the folder can't be written, or decisions.csv or the address is
-    malformed: nothing is left behind; Unreachable when the scheduler does not answer.
+    whole. To take a movie of an earlier call out, delete its folder and call again.
+    Raises InputError when there is no movie, the folder can't be written, or decisions.csv or the address is
+    malformed, and leaves nothing behind; Unreachable when the scheduler does not answer.
     """
     folder, recipe = Path(folder).absolute(), recipe or Recipe()
     by_file: dict[Path, Path] = {}  # given twice, also by a link, counts once

@@ -1,6 +1,7 @@
 """What a user meets: several calls into one data set, folders of frames, copies, odd options, Ctrl-C."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,12 @@ def test_a_second_call_keeps_the_movies_of_the_first(two, capsys):
     assert table.status.tolist() == ["done", "kept", "kept"] and len(held(out)) == 3
     assert curate_command([folder / "m0.ome.tif"], out, workers=0, crop_shape=(8, 16, 16), n_crops=6) == 0
     assert "of earlier calls left out" in capsys.readouterr().out  # max_bytes is of the recipe too
+
+
+def test_a_deleted_folder_takes_its_movie_out(two):
+    folder, out = two
+    shutil.rmtree(next(out.glob("m1-*")))
+    assert len(curate_movies([folder / "m0.ome.tif"], out, RECIPE, workers=0)) == len(held(out)) == 1
 
 
 def test_damaged_shards_of_earlier_calls_are_left_out(two):
