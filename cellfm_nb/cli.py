@@ -1,4 +1,4 @@
-"""The command `cellfm`: run, curate, lab, doctor, data, bench."""
+"""The command `cellfm`: run, deskew, curate, lab, doctor, data, bench."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="cellfm", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(required=True, metavar="run | curate | lab | doctor | data | bench")
+    commands = top.add_subparsers(required=True, metavar="run | deskew | curate | lab | doctor | data | bench")
 
     run = commands.add_parser("run", help="execute the notebooks headless")
     run.add_argument("--profile", default="tiny", help="tiny | workshop | full (default tiny)")
@@ -69,6 +69,20 @@ def _parser() -> argparse.ArgumentParser:
                      help="override a notebook parameter; may be repeated")
     run.set_defaults(do=_run)
 
+    deskew = commands.add_parser("deskew", help="bring a raw stage scan into real space")
+    deskew.add_argument("raw", metavar="RAW")
+    deskew.add_argument("--to", required=True, metavar="FILE", help="a new .ome.zarr")
+    deskew.add_argument("--pixel", type=float, required=True, metavar="UM", help="camera pixel in the sample")
+    deskew.add_argument("--step", type=float, metavar="UM", help="of the stage (default: measured, given the angle)")
+    deskew.add_argument("--angle", type=float, metavar="DEG", help="between sheet and stage (default: measured)")
+    deskew.add_argument("--axis", choices=["x", "y"], help="along which the picture moves (default: measured, or x)")
+    deskew.add_argument("--direction", type=int, choices=[1, -1], help="of that move")
+    deskew.add_argument("--rotate", action="store_true", help="turn it to the coverslip, on cubic voxels")
+    deskew.add_argument("--voxel", type=float, metavar="UM", help="edge of those voxels (default: the pixel)")
+    deskew.add_argument("--dt", type=float, metavar="S", help="seconds between frames")
+    deskew.add_argument("--accept-doubtful", action="store_true", help="write even where the measure is doubtful")
+    deskew.set_defaults(do=_deskew)
+
     curate = commands.add_parser("curate", help="turn a folder of movies into one data set to train on")
     curate.add_argument("movies", nargs="+", metavar="MOVIE_OR_FOLDER")
     curate.add_argument("--to", required=True, metavar="DIR", help="folder of the data set")
@@ -79,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     curate.add_argument("--target", metavar="Z,Y,X", help="bring every movie to this spacing in um")
     curate.add_argument("--profile", default="tiny", help="tiny | workshop | full: crop size and number per movie")
     curate.add_argument("--crops", type=int, metavar="N", help="crops per movie (default: the profile's)")
+    curate.add_argument("--crop-shape", metavar="Z,Y,X", help="voxels of a crop (default: the profile's)")
+    curate.add_argument("--validation", type=float, default=0.1, metavar="SHARE", help="of the movies (default 0.1)")
+    curate.add_argument("--raw-ok", action="store_true", help="take raw stage scans as they are")
     curate.add_argument("--seed", type=int, default=0)
     curate.set_defaults(do=_curate)
 
@@ -181,11 +198,20 @@ def _positive(text: str, option: str) -> float:
     return value
 
 
+def _deskew(args: argparse.Namespace) -> int:
+    from cellfm_nb.curate.deskew import deskew_command
+
+    return deskew_command(args.raw, args.to, pixel=args.pixel, step=args.step, angle=args.angle, axis=args.axis,
+                          direction=args.direction, rotate=args.rotate, spacing_out=args.voxel, dt=args.dt,
+                          accept_doubtful=args.accept_doubtful)
+
+
 def _curate(args: argparse.Namespace) -> int:
     from cellfm_nb.curate.many import curate_command
 
     return curate_command(args.movies, args.to, dask=args.dask, workers=args.workers, spacing=args.spacing, dt=args.dt,
-                          target=args.target, profile=args.profile, n_crops=args.crops, seed=args.seed)
+                          target=args.target, profile=args.profile, n_crops=args.crops, crop_shape=args.crop_shape,
+                          validation=args.validation, raw_ok=args.raw_ok, seed=args.seed)
 
 
 def _lab(args: argparse.Namespace) -> int:

@@ -193,6 +193,31 @@ def test_checksum_mismatch(bench, capsys, monkeypatch):
     assert "sha256" in message and all(part in message for part in PARTS)
 
 
+def test_deskew_measures_writes_and_refuses(bench, capsys):
+    stack = np.full((12, 40, 64), 100, np.uint16) + noise(12, 40, 64) // 20
+    save(bench / "raw.ome.tif", stack, "ZYX")
+    assert cli.main(["deskew", "raw.ome.tif", "--to", "a.ome.zarr", "--pixel", "0.1", "--step", "0.3"]) == 2
+    assert "geometry" in capsys.readouterr().err and not (bench / "a.ome.zarr").exists()  # nothing in it moves
+    given = ["--pixel", "0.1", "--step", "0.3", "--angle", "31.5"]
+    assert cli.main(["deskew", "raw.ome.tif", "--to", "a.ome.zarr", *given, "--axis", "y"]) == 0
+    assert "written: a.ome.zarr" in capsys.readouterr().out
+    assert cli.main(["deskew", "raw.ome.tif", "--to", "a.ome.zarr", *given]) == 2  # never over what is there
+
+
+def test_curate_reports_the_bad_movie_and_keeps_the_good(bench, capsys):
+    (bench / "movies").mkdir()
+    frames = np.random.default_rng(0).normal(100, 5, (3, 20, 48, 48)).astype(np.uint16)
+    save(bench / "movies" / "good.ome.tif", frames)
+    save(bench / "movies" / "bad.ome.tif", frames)
+    data = (bench / "movies" / "bad.ome.tif").read_bytes()
+    (bench / "movies" / "bad.ome.tif").write_bytes(data[: len(data) // 2])
+    options = ["--to", "crops", "--workers", "0", "--crops", "4", "--crop-shape", "16,32,32"]
+    assert cli.main(["curate", "movies", *options]) == 1
+    assert "cut short" in capsys.readouterr().out and (bench / "crops" / "index.json").exists()
+    assert cli.main(["curate", "movies/good.ome.tif", *options]) == 0
+    assert cli.main(["curate", "nowhere", *options]) == 2 and "nowhere" in capsys.readouterr().err
+
+
 def test_version_and_help(capsys):
     for option in ("--version", "--help"):
         with pytest.raises(SystemExit) as stop:
