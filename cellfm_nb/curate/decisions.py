@@ -55,7 +55,11 @@ class Decisions:
     def reload(self) -> None:
         """Read the file again."""
         self.log, self.notes = [], []
-        text = self.path.read_bytes().decode("utf-8-sig", "replace") if self.path.exists() else ""
+        try:
+            text = self.path.read_bytes().decode("utf-8-sig", "replace") if self.path.exists() else ""
+        except OSError as error:
+            raise InputError("The decisions can't be read.", where=self.path, got=error.strerror,
+                             expected=",".join(HEADER), do="Check what it is, and who may read it.") from None
         *lines, torn = text.split("\n")  # every whole line ends in a newline
         if torn:
             self.notes.append(f"{self.path.name}: the last line is torn and left out: {torn[:80]!r}")

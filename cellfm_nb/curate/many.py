@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cellfm_nb.curate.decisions import Decisions
 from cellfm_nb.curate.many_check import check_call, clean, made
 from cellfm_nb.curate.many_find import find_movies
 from cellfm_nb.curate.many_fit import Recipe
@@ -82,7 +83,7 @@ def curate_command(movies: Sequence[str | Path], to: str | Path, *, dask: str | 
     print(table.assign(name=names).drop(columns=["path", "reason", "folder"]).to_string(index=False))
     for name, reason in zip(names[table.reason != ""], table.reason[table.reason != ""], strict=True):
         print(f"{name}: {reason}")
-    for note in ShardIndex.load(Path(to) / "index.json").about["notes"]:
+    for note in Decisions(Path(to) / "decisions.csv").notes + ShardIndex.load(Path(to) / "index.json").about["notes"]:
         print(note)
     before = ~table.path.isin({str(Path(path).absolute()) for path in paths})
     for status, what in (("kept", "kept of earlier calls"), ("left out", "of earlier calls left out")):

@@ -269,6 +269,19 @@ def test_bad_calls_are_said_at_once_and_leave_nothing(two, tmp_path):
     assert [p.name for p in new.iterdir()] == ["decisions.csv"]
 
 
+def test_lines_of_the_decisions_that_count_for_nothing_are_said(two, capsys):
+    folder, out = two
+    Decisions(out / "decisions.csv").decide("ann", "m9", "e" * 64, 0, "reject")
+    with open(out / "decisions.csv", "a") as stream:
+        stream.write("2026-01-01,ann,m0,0,0,0,maybe,\n")
+    assert curate_command([folder / "m0.ome.tif"], out, **SMALL) == 0
+    assert capsys.readouterr().out.count("line 3 is no decision and left out") == 1
+    (out / "decisions.csv").unlink()
+    (out / "decisions.csv").mkdir()
+    with pytest.raises(InputError, match="can't be read"):
+        curate_command([folder / "m0.ome.tif"], out, **SMALL)
+
+
 def test_a_scheduler_that_does_not_answer_leaves_no_folder(two, monkeypatch):
     from cellfm_nb.errors import Unreachable
 
