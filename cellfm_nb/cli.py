@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     deskew.add_argument("--pixel", type=float, required=True, metavar="UM", help="camera pixel in the sample")
     deskew.add_argument("--step", type=float, metavar="UM", help="of the stage (default: measured, given the angle)")
     deskew.add_argument("--angle", type=float, metavar="DEG", help="between sheet and stage (default: measured)")
-    deskew.add_argument("--axis", choices=["x", "y"], help="along which the picture moves (default: measured, or x)")
+    deskew.add_argument("--axis", choices=["x", "y"], help="along which the picture moves (default: measured)")
     deskew.add_argument("--direction", type=int, choices=[1, -1], help="of that move")
     deskew.add_argument("--rotate", action="store_true", help="turn it to the coverslip, on cubic voxels")
     deskew.add_argument("--voxel", type=float, metavar="UM", help="edge of those voxels (default: the pixel)")
