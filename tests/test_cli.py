@@ -1,6 +1,8 @@
 """The command: every kind of bad input ends in one clear message and exit status 2, with nothing half-written."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -191,6 +193,31 @@ def test_checksum_mismatch(bench, capsys, monkeypatch):
     assert cli.main(["data", "fetch", "llsm_pycudadecon"]) == 2
     message = capsys.readouterr().err
     assert "sha256" in message and all(part in message for part in PARTS)
+
+
+def test_pretrain_trains_on_a_data_set_alone_and_under_torchrun(bench, capsys):
+    from cellfm_nb.curate import write_shards
+    from cellfm_nb.encoder import Encoder
+
+    rng, about = np.random.default_rng(0), {"spacing_um": [0.25, 0.1, 0.1]}
+    (bench / "crops").mkdir()
+    write_shards(bench / "crops" / "crops", [(f"c-{i}", rng.normal(size=(16, 32, 32)).astype(np.float16), about)
+                                             for i in range(6)]).save(bench / "crops" / "index.json")
+    small = ["--device", "cpu", *(f"--set={s}" for s in ("steps=2", "batch=2", "width=32", "depth=1", "heads=2"))]
+    assert cli.main(["pretrain", "crops", "--to", "one", *small]) == 0
+    one = Encoder.from_pretrained(bench / "one")
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
+                           "cellfm_nb.cli", "pretrain", "crops", "--to", "two", *small], env=env, capture_output=True,
+                          text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = Encoder.from_pretrained(bench / "two")
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    assert max(float((a - b).abs().max()) for a, b in pairs) < 1e-4
+    assert cli.main(["pretrain", "crops", "--to", "one", *small]) == 0  # whole already: nothing is trained again
+    capsys.readouterr()
+    for wrong in (["nowhere"], *(["crops", "--set", odd] for odd in ("stepz=3", "steps", "steps=0"))):
+        assert cli.main(["pretrain", *wrong, "--to", "x"]) == 2 and not (bench / "x").exists(), wrong
 
 
 def test_deskew_measures_writes_and_refuses(bench, capsys):

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "cellfm_nb"
 GROUND = {"errors", "seeds", "progress", "atomic", "movie", "workspace", "provenance", "profiles", "here",
           "__init__"}
 STAGES = {"curate", "pretrain", "repair", "stream", "segment", "track"}
-FREE = {"cli", "notebooks", "doctor", "bench", "view"}  # the doors of the house may look into every room
+FREE = {"cli", "commands", "notebooks", "doctor", "bench", "view"}  # the doors of the house may look into every room
 
 
 def rooms_imported(path):

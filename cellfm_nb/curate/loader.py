@@ -50,6 +50,12 @@ class ShardLoader:
     def __len__(self) -> int:
         return len(self._samples)
 
+    @property
+    def identity(self) -> str:
+        """What tells these samples from others: a digest of their digests, in order."""
+        members = [m[suffix] for shard in self.index.shards for m in shard["members"] for suffix in ("npy", "json")]
+        return hashlib.sha256("".join(members).encode()).hexdigest()
+
     def __getitem__(self, i: int) -> tuple[np.ndarray, dict[str, Any]]:
         s, key, npy, _, told, length = self._samples[i]
         data = self._maps.get(s) or self._open(s)

@@ -68,6 +68,9 @@ class ShardIndex:
         """Read what `save` wrote. Raises InputError when it is damaged."""
         try:
             return cls(**json.loads(Path(path).read_text()))
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError("There is no data set here.", where=path, got="no index of shards", expected="index.json",
+                             do="Make one with `cellfm curate` or notebook 02, and give its folder.") from None
         except (json.JSONDecodeError, TypeError) as error:
             raise InputError("The index of the shards is damaged.", where=Path(path).name, got=str(error),
                              expected="what write_shards writes", do="Run notebook 02 again.") from None

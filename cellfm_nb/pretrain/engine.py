@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from cellfm_nb.encoder import Encoder, EncoderConfig, save_encoder
-from cellfm_nb.errors import InputError
 from cellfm_nb.pretrain import health, ranks
 from cellfm_nb.pretrain.checkpoint import load_checkpoint, save_checkpoint
+from cellfm_nb.pretrain.crops import Crops
 from cellfm_nb.pretrain.settings import PretrainSettings
 from cellfm_nb.pretrain.trainer import Trainer
 from cellfm_nb.progress import Progress
@@ -24,17 +23,18 @@ OnStep = Callable[..., object]
 Probe = Callable[[Encoder], dict[str, float]]
 
 
-def pretrain(crops: np.ndarray | Tensor, encoder_config: EncoderConfig, settings: PretrainSettings | None = None, *,
+def pretrain(crops: Any, encoder_config: EncoderConfig, settings: PretrainSettings | None = None, *,
              seed: int = 0, device: str = "cpu", checkpoint_dir: str | Path | None = None,
              on_step: OnStep | None = None, until: int | None = None,
              probe: Probe | None = None) -> tuple[Encoder, pd.DataFrame]:
     """Train an encoder without labels: DINO + iBOT + KoLeo with an EMA teacher, and denoising.
 
     Parameters: crops (n, z, y, x) or (n, 1, z, y, x), float16 or float32, normalised (background noise of standard
-    deviation 1); encoder_config; settings; seed; device; checkpoint_dir, where the state is kept every
-    `settings.checkpoint_every` steps and found again after a kill; on_step, called as on_step(step=0, loss=..., ...)
-    with each row of the log; until, stop before this step and keep the state, to go on another time; probe, called with
-    the teacher's encoder every `settings.probe_every` steps, returns numbers for the log ({"probe_ap": ...}).
+    deviation 1), or a ShardLoader of such, see `Crops`; encoder_config; settings; seed; device; checkpoint_dir, where
+    the state is kept every `settings.checkpoint_every` steps and found again after a kill; on_step, called as
+    on_step(step=0, loss=..., ...) with each row of the log; until, stop before this step and keep the state, to go on
+    another time; probe, called with the teacher's encoder every `settings.probe_every` steps, returns numbers for the
+    log ({"probe_ap": ...}).
     Returns: the teacher's encoder in eval mode, and the log, one row per step: step, seconds, lr, loss, dino, ibot,
     koleo, denoise, grad_norm, entropy_patch, entropy_cls (of the targets, over log K), rankme, feature_std, dead,
     outliers, prototypes, cls_patch, masked_spread, and what the probe says.
@@ -46,8 +46,7 @@ def pretrain(crops: np.ndarray | Tensor, encoder_config: EncoderConfig, settings
     Method: DINOv2 (Oquab et al. 2023) in 3D as in SpatialDINO, with its training mistakes repaired.
     """
     s = settings or PretrainSettings()
-    crops = check_crops(crops)
-    trainer = Trainer(crops, encoder_config, s, seed, device)
+    trainer = Trainer(crops if isinstance(crops, Crops) else Crops(crops), encoder_config, s, seed, device)
     run, lead = trainer.fingerprint(), ranks.rank_and_world()[0] == 0
     saved = load_checkpoint(checkpoint_dir, run) if checkpoint_dir is not None else None
     first, log = trainer.restore(*saved) if saved else (0, [])
@@ -78,31 +77,20 @@ def pretrain(crops: np.ndarray | Tensor, encoder_config: EncoderConfig, settings
     return trainer.model.teacher.encoder.eval(), pd.DataFrame(log)
 
 
-def check_crops(crops: np.ndarray | Tensor) -> Tensor:
-    """Return crops as a CPU tensor (n, 1, z, y, x); raise InputError where they cannot be trained on."""
-    crops = torch.from_numpy(np.ascontiguousarray(crops)) if isinstance(crops, np.ndarray) else crops.cpu()
-    crops = crops.unsqueeze(1) if crops.dim() == 4 else crops
-    if crops.dim() != 5 or crops.shape[1] != 1 or len(crops) == 0 or not crops.is_floating_point():
-        raise InputError("pretraining needs normalised crops", where="pretrain",
-                         got=f"{crops.dtype} {tuple(crops.shape)}", expected="floating point (n, z, y, x), n >= 1",
-                         do="make them with notebook 02")
-    if not torch.isfinite(crops).all():
-        raise InputError("the crops hold NaN or infinite voxels", where="pretrain",
-                         do="make them again with notebook 02")
-    return crops
-
-
 def write_pretrained(weights_path: str | Path, config_path: str | Path, log_path: str | Path,
-                     checkpoint_dir: str | Path, crops: np.ndarray, encoder_config: EncoderConfig,
+                     checkpoint_dir: str | Path, crops: Any, encoder_config: EncoderConfig,
                      settings: PretrainSettings, seed: int = 0, device: str = "cpu",
                      on_step: OnStep | None = None) -> None:
-    """Train, and write encoder.safetensors, config.json, log.csv and the folder of checkpoints.
+    """Train, and write encoder.safetensors, config.json, log.csv and the folder of checkpoints (rank 0 writes).
 
     Give it to `Workspace.make` with resume=True: a killed run then goes on from its last checkpoint.
     """
+    crops = Crops(crops)
     encoder, log = pretrain(crops, encoder_config, settings, seed=seed, device=device, checkpoint_dir=checkpoint_dir,
                             on_step=on_step)
-    facts = {"crops": list(np.shape(crops)), "steps": settings.steps, "batch": settings.batch, "seed": seed,
+    if ranks.rank_and_world()[0]:
+        return
+    facts = {"crops": [len(crops), *crops.shape], "steps": settings.steps, "batch": settings.batch, "seed": seed,
              "settings": asdict(settings), "final_loss": float(log["loss"].iloc[-1])}
     log.to_csv(log_path, index=False)
     save_encoder(encoder, weights_path, config_path, trained_on=facts)

@@ -7,7 +7,9 @@ averaged after the backward pass and before clipping. Without a process group, o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,25 @@ from torch import Tensor
 def rank_and_world() -> tuple[int, int]:
     """Return this process's number and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[str]:
+    """Join the processes that torchrun has started, if it has; yield the device of this one.
+
+    Reads RANK, WORLD_SIZE and LOCAL_RANK from the environment; NCCL on GPUs, gloo on CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield device
+        return
+    if device == "cuda":
+        device = f"cuda:{int(os.environ['LOCAL_RANK'])}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
 
 
 def together() -> bool:

@@ -14,6 +14,7 @@ from cellfm_nb.encoder import EncoderConfig, pad_to_patches
 from cellfm_nb.errors import InputError
 from cellfm_nb.pretrain import health, losses, ranks, schedules
 from cellfm_nb.pretrain.checkpoint import optimiser_tensors, restore_optimiser
+from cellfm_nb.pretrain.crops import Crops
 from cellfm_nb.pretrain.masks import make_masks, mask_weights
 from cellfm_nb.pretrain.settings import PretrainSettings
 from cellfm_nb.pretrain.student_teacher import StudentTeacher
@@ -24,7 +25,7 @@ from cellfm_nb.seeds import int_seed, rng, torch_rng
 class Trainer:
     """Hold the state of a run and make its steps; each rank holds one and works on its share of every batch."""
 
-    def __init__(self, crops: Tensor, config: EncoderConfig, s: PretrainSettings, seed: int, device: str) -> None:
+    def __init__(self, crops: Crops, config: EncoderConfig, s: PretrainSettings, seed: int, device: str) -> None:
         rank, world = ranks.rank_and_world()
         if s.batch % (world * s.accumulate):
             raise InputError("the batch can't be shared evenly", where="pretrain", expected="a multiple",
@@ -45,7 +46,7 @@ class Trainer:
 
     def views(self, step: int, samples: range) -> Views:
         """Return the views of some samples of a step; each sample's draws are its own, whoever makes them."""
-        crops = self.crops[self.picks(step, samples)].to(self.device)
+        crops = self.crops.take(self.picks(step, samples)).to(self.device)
         return join([make_views(crop[None], self.s, torch_rng(self.seed, "views", step, i))
                      for i, crop in zip(samples, crops, strict=True)])
 
@@ -129,8 +130,8 @@ class Trainer:
 
     def fingerprint(self) -> str:
         """Return a digest of all that fixes the run: crops, encoder, settings, seed."""
-        facts = json.dumps([asdict(self.config), asdict(self.s), self.seed, list(self.crops.shape)], sort_keys=True)
-        return hashlib.sha256(facts.encode() + self.crops.numpy().tobytes()).hexdigest()
+        facts = [asdict(self.config), asdict(self.s), self.seed, len(self.crops), self.crops.shape, self.crops.digest()]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def state(self) -> dict[str, Tensor]:
         """Return everything a later process needs to go on."""

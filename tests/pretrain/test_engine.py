@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.errors import InputError
 from cellfm_nb.pretrain import PretrainSettings, alarms, pretrain, write_pretrained
-from cellfm_nb.pretrain.engine import check_crops
+from cellfm_nb.pretrain.crops import Crops
 from cellfm_nb.pretrain.health import Collapsed
 from cellfm_nb.pretrain.trainer import Trainer
 from cellfm_nb.seeds import rng
@@ -69,9 +69,41 @@ def test_drop_path_is_reproducible_too():
 
 
 def test_every_crop_once_per_epoch():
-    trainer = Trainer(check_crops(np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)), CONFIG, S, 0, "cpu")
+    trainer = Trainer(Crops(np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)), CONFIG, S, 0, "cpu")
     drawn = [i for step in range(8) for i in trainer.picks(step)]
     assert sorted(drawn[:8]) == sorted(drawn[8:]) == list(range(8)) and drawn[:8] != drawn[8:]
+
+
+class Fetched:
+    """Crops by number, as a loader of shards gives them."""
+
+    identity = "the same crops"
+
+    def __init__(self, crops):
+        self.crops, self.asked = crops, 0
+
+    def __len__(self):
+        return len(self.crops)
+
+    def __getitem__(self, i):
+        self.asked += 1
+        return self.crops[i], {"key": i}
+
+
+def test_crops_fetched_by_number_teach_what_crops_in_memory_do(tmp_path):
+    source = Fetched(spots())
+    encoder, log = pretrain(source, CONFIG, S, seed=1, checkpoint_dir=tmp_path)
+    held, its_log = pretrain(spots(), CONFIG, S, seed=1)
+    assert same(encoder, held) and log["loss"].tolist() == its_log["loss"].tolist()
+    assert source.asked <= S.steps * S.batch + 2  # a step reads what it needs, not the data set
+    source.identity = "other crops"
+    with pytest.raises(InputError, match="another run"):
+        pretrain(source, CONFIG, S, seed=1, checkpoint_dir=tmp_path)
+    bad = spots()
+    bad[3, 0, 0, 0] = np.nan
+    for crops in (bad, list(spots()[:4]) + [spots()[4, :6]], [], np.arange(8).reshape(1, 2, 2, 2)):
+        with pytest.raises(InputError):
+            pretrain(Fetched(crops), CONFIG, S, seed=1)
 
 
 def test_parts_of_a_batch_equal_the_batch_where_losses_don_t_couple_samples():  # L8
@@ -106,7 +138,7 @@ def test_a_collapse_stops_the_run(monkeypatch):
 
 
 def test_no_gradient_reaches_the_teacher():  # L7
-    trainer = Trainer(check_crops(spots()), CONFIG, S, 0, "cpu")
+    trainer = Trainer(Crops(spots()), CONFIG, S, 0, "cpu")
     before = [p.clone() for p in trainer.model.teacher.parameters()]
     trainer.model.follow = lambda momentum: None
     trainer.step(0, None)
