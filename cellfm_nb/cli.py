@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141  # as a command that SIGPIPE ended: what was to be done may not be
     except KeyboardInterrupt:
         print("\ncellfm: stopped; the same command goes on from here.", file=sys.stderr)
         return 130

@@ -23,7 +23,7 @@ def _value(text: str) -> Any:
 def run(args: argparse.Namespace) -> int:
     from cellfm_nb import notebooks, profiles
     from cellfm_nb.movie import Movie, parse_spacing
-    from cellfm_nb.workspace import Workspace, pick_device, resolve
+    from cellfm_nb.workspace import Workspace, pick_device, recorded_movie, resolve
 
     # everything that can be wrong is looked at before anything is written
     profiles.check(args.profile)
@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     spacing = list(parse_spacing(args.spacing)) if args.spacing else None
     dt = _positive(args.dt, "--dt") if args.dt else None
     movies = args.movie or [None]
-    if not args.movie and args.workspace and resolve(args.workspace).is_dir():  # go on with the movie it has
-        movies = [Workspace.open(args.workspace, profile=args.profile, seed=args.seed).movie_path]
+    if not args.movie and args.workspace:  # go on with the movie it has
+        movies = [recorded_movie(args.workspace)]
     if args.workspace and len(movies) > 1:
         raise InputError("One workspace can't hold several movies.", got=f"{len(movies)} movies and --workspace",
                          expected="one movie per folder", do="Leave --workspace out: each gets runs/<its name>.")

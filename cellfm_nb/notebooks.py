@@ -173,7 +173,8 @@ def _key(ws: Workspace, book: Any, name: str) -> str:
     code = [provenance.content_digest(p) for p in sorted(package.rglob("*.py"))]
     entry = ws._load().get("notebooks", {}).get(name, {})
     found = {r: ws.identity(r) if ws.has(r) else None for r in entry.get("reads", [])}
-    found |= {w: provenance.outside_digest(Path(w)) if Path(w).exists() else None for w in entry.get("watches", [])}
+    for path in map(resolve, entry.get("watches", [])):
+        found[str(path)] = provenance.outside_digest(path) if path.exists() else None
     return provenance.digest([[c.source for c in book.cells], code, found])
 
 

@@ -39,6 +39,7 @@ MAKERS = {
     "segment": "07_segment_instances", "track": "08_track_and_find_events", "figures": "10_figures_and_report",
     "report.html": "10_figures_and_report",
 }  # fmt: skip
+AFTERWARDS = ("figures", "own_data", "many_movies")  # stages that come after the last reader of summary.json
 
 
 class Workspace:
@@ -108,8 +109,8 @@ class Workspace:
         Parameters: path, as a person gives it (see `resolve`), or inside the run; it need not be there yet.
         A notebook that watches it is run again when it has changed, come or gone.
         """
-        path = resolve(path)
-        self._note("watches", str(path))
+        path, home = resolve(path), resolve(".")
+        self._note("watches", str(path.relative_to(home) if path.is_relative_to(home) else path))
         return path
 
     # making things
@@ -165,7 +166,7 @@ class Workspace:
         entry = self.artifacts.get(name)
         if name == "summary.json":  # without what differs from run to run, and the stages that come after its readers
             return digest({stage: {k: v for k, v in row.items() if k not in ("seconds", "peak_mib")}
-                           for stage, row in self.summary.items() if stage not in ("figures", "own_data")})
+                           for stage, row in self.summary.items() if stage not in AFTERWARDS})
         path = self.path(name)
         size, stat = signature(path)
         if entry and entry["stat"] == stat:
@@ -268,11 +269,6 @@ class Workspace:
         with self._edit() as record:
             record["movie"] = mine
 
-    @property
-    def movie_path(self) -> str | None:
-        """The movie this run is bound to, as it was given; None for the default one, or before any is claimed."""
-        return self._load().get("movie", {}).get("path")
-
     # the record itself
 
     def _load(self) -> dict[str, Any]:
@@ -312,3 +308,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
+
+
+def recorded_movie(folder: str | Path) -> str | None:
+    """Return the movie a run's folder is bound to, as it was given; None for the default one, or without a run."""
+    try:
+        return json.loads((resolve(folder) / "workspace.json").read_text()).get("movie", {}).get("path")
+    except (OSError, json.JSONDecodeError):
+        return None

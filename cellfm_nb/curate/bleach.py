@@ -17,6 +17,7 @@ from cellfm_nb.movie import Movie, write_frames
 from cellfm_nb.progress import track
 
 BAND_UM = (0.1, 0.2)  # finer is noise; what is wider is background, which need not fade
+LIFT = 8.0  # after three half-lives brightening shows noise, and is not carried further
 FADES = 0.5  # an offset is fitted only where more than this share of the light fades
 
 
@@ -57,22 +58,24 @@ def frame_light(volume: np.ndarray, spacing_um: tuple[float, float, float]) -> f
     return float(np.cbrt(np.mean(shared, dtype=np.float64))) if shared.size else 0.0
 
 
-def fit_bleaching(light: np.ndarray, dt_s: float = 1.0) -> Bleaching:
+def fit_bleaching(light: np.ndarray, dt_s: float | None = 1.0) -> Bleaching:
     """Fit a mono-exponential, with an offset where the data ask for one, to the light of every frame.
 
-    Parameters: light, one number per frame (`frame_light`; NaN where a frame can't be used); dt_s.
+    Parameters: light, one number per frame (`frame_light`; NaN where a frame can't be used); dt_s, None when it is not
+    known: the half-life is then told in frames, and half_life_s is NaN.
     Returns: Bleaching. A constant, an exponential and one with offset are fitted robustly; the more complicated is
     taken where Schwarz's criterion gains 6 by it (strong evidence), and the rate is three standard errors from 0; an
     offset only where the larger part fades: else blinking that sets in, or a merger, looks like a quick, small fade.
     Raises InputError on fewer than 4 usable frames.
     """
+    unit, step = ("frames", 1.0) if dt_s is None else ("s", dt_s)
     light = np.asarray(light, float)
     use = np.isfinite(light)
     if use.sum() < 4:
         raise InputError("Too few frames to tell bleaching.", where="fit_bleaching", got=f"{int(use.sum())} usable",
                          expected="at least 4", do="Give a longer movie.")
-    span = (len(light) - 1) * dt_s
-    x, scale = np.arange(len(light)) * dt_s / span, max(float(np.abs(light[use]).max()), 1e-30)
+    span = (len(light) - 1) * step
+    x, scale = np.arange(len(light)) * step / span, max(float(np.abs(light[use]).max()), 1e-30)
     power = (light / scale) ** 3  # where the noise is even, and below 0 as often as above
     fits = [_fit(x[use], power[use], start) for start in ((0.7,), (0.9, 0.5), (0.9, 1.0, 0.05))]
     best = 0
@@ -88,7 +91,10 @@ def fit_bleaching(light: np.ndarray, dt_s: float = 1.0) -> Bleaching:
         return Bleaching(math.nan, math.nan, 0.0, float(curve[0]), False, light, curve, told)
     half, offset = math.log(2) / theta[1] * span, scale * float(theta[2]) if best == 2 else 0.0
     error = half * sd[1] / theta[1]
-    told = f"half-life {half:.3g} +- {error:.2g} s" + (f", {100 * offset / curve[0]:.0f}% does not fade" * (best == 2))
+    told = f"half-life {half:.3g} +- {error:.2g} {unit}"
+    told += f", {100 * offset / curve[0]:.0f}% does not fade" * (best == 2)
+    if dt_s is None:
+        half = error = math.nan
     return Bleaching(half, error, scale * float(theta[0]), offset, True, light, curve, told)
 
 
@@ -119,7 +125,7 @@ def fit_movie_bleaching(movie: Movie, c: int = 0) -> Bleaching:
             light.append(frame_light(check_volume(movie.frame(t, c), f"frame {t}"), movie.spacing_um))
         except InputError:
             light.append(math.nan)
-    return fit_bleaching(np.array(light), movie.dt_s or 1.0)
+    return fit_bleaching(np.array(light), movie.dt_s)
 
 
 def correct_bleaching(frames: Iterable[np.ndarray], bleaching: Bleaching, method: str = "ratio"
@@ -128,9 +134,9 @@ def correct_bleaching(frames: Iterable[np.ndarray], bleaching: Bleaching, method
 
     Parameters: frames (z,y,x), all of them, in order; bleaching, the fit (not significant: frames pass unchanged);
     method "ratio": what is above the background level grows by the ratio of the fitted curve (the noise with it, and
-    the background's own level is brought to that of the first frame); "histogram": grey values are exchanged so that
-    every frame has the first frame's histogram (Miura 2020, F1000Research 9:1494), for movies whose frames show
-    the same amount of structure.
+    the background's own level is brought to that of the first frame), at most by LIFT; "histogram": grey values are
+    exchanged so that every frame has the first frame's histogram (Miura 2020, F1000Research 9:1494), for movies whose
+    frames show the same amount of structure.
     Raises InputError on another method or on NaN.
     """
     if method not in ("ratio", "histogram"):
@@ -149,8 +155,8 @@ def correct_bleaching(frames: Iterable[np.ndarray], bleaching: Bleaching, method
             else:
                 level = background_level(frame)
                 first_level = level if first_level is None else first_level
-                out = np.float32(first_level) + (out - np.float32(level)) * np.float32(
-                    bleaching.curve[0] / bleaching.curve[t])
+                lift = min(bleaching.curve[0] / max(bleaching.curve[t], 1e-30), LIFT)
+                out = np.float32(first_level) + (out - np.float32(level)) * np.float32(lift)
         yield out
 
 
@@ -165,6 +171,9 @@ def write_corrected(out_path: str | Path, movie_path: str | Path, method: str = 
     channels = [correct_bleaching((movie.frame(t, c) for t in range(movie.n_frames)), fit, method)
                 for c, fit in enumerate(fits)]
     frames = (np.stack([to_dtype(v, movie.dtype) for v in volumes]) for volumes in zip(*channels, strict=True))
-    notes = [f"bleaching of channel {c}, {method} correction: {fit.told}" for c, fit in enumerate(fits)]
+    notes = [f"bleaching of channel {c}, {method} correction: {fit.told}"
+             + f"; brightened {LIFT:g} times at most" * bool(fit.curve[-1] * LIFT < fit.curve[0] and method == "ratio")
+             for c, fit in enumerate(fits)]
     write_frames(out_path, track(frames, "bleaching", total=movie.n_frames), movie.shape, movie.dtype,
-                 movie.spacing_um, movie.dt_s, movie.name, notes=[*movie.notes, *notes])
+                 movie.spacing_um, movie.dt_s, movie.name, notes=[*movie.notes, *notes],
+                 channel_names=movie.stated_channels)

@@ -110,11 +110,11 @@ def write_deskewed(out_path: Path, raw_path: Path, pixel_um: float, step_um: flo
                    angle_deg: float | None = None, fill: float | str = "background", direction: int | None = None,
                    dt_s: float | None = None, rotate: bool = False, out_um: float | None = None,
                    device: str | None = None, skew_axis: str | None = "x", accept_doubtful: bool = False) -> None:
-    """Deskew every frame of channel 0 of a raw movie, and write it as OME-Zarr in the raw data's number type.
+    """Deskew every frame and channel of a raw movie, and write it as OME-Zarr in the raw data's number type.
 
-    The geometry is measured on the first frame (`estimate_geometry`, which tells how to know it), printed, and noted in
-    the movie. What is not given is taken from there; a measurement that is not sure is refused. Where all is given and
-    the data surely say otherwise a warning goes to stderr and into the notes.
+    The geometry is measured on the first frame of the first channel (`estimate_geometry`, which tells how to know it),
+    printed, and noted in the movie. What is not given is taken from there; a measurement that is not sure is refused.
+    Where all is given and the data surely say otherwise a warning goes to stderr and into the notes.
     Parameters: out_path, the .ome.zarr to write; raw_path, any file `Movie.open` reads; step_um, angle_deg, skew_axis
     ("x" or "y"), None for the measured ones; direction, None for the measured one, 1 where none is seen;
     accept_doubtful, whether to go on from a "doubtful" measurement; the rest as in `deskew`. Read and written slab by
@@ -126,7 +126,8 @@ def write_deskewed(out_path: Path, raw_path: Path, pixel_um: float, step_um: flo
         Planes(raw, 0), raw_path, pixel_um, step_um, angle_deg, direction, skew_axis, accept_doubtful)
     shift = plane_shift_px(pixel_um, step_um, angle_deg, direction)
     first = Planes(raw, 0, 0, skew_axis)
-    level = level_of(first.some()) if fill == "background" else float(fill)
+    levels = [level_of(Planes(raw, 0, c, skew_axis).some()) if fill == "background" else float(fill)
+              for c in range(raw.n_channels)]
     if rotate:
         shape, *_ = coverslip_affine(first.shape, pixel_um, step_um, angle_deg, direction, out_um)
         spacing = (out_um or pixel_um,) * 3
@@ -134,10 +135,11 @@ def write_deskewed(out_path: Path, raw_path: Path, pixel_um: float, step_um: flo
         shape = deskewed_shape(first.shape, shift)
         spacing = (step_um * math.sin(math.radians(angle_deg)), pixel_um, pixel_um)
     turned = f", turned by {angle_deg:g} degrees to the coverslip" if rotate else ""
-    notes.append(f"deskewed here: {shift:.4f} px along {skew_axis} per plane{turned}, linear, filled with {level:.1f}")
+    notes.append(f"deskewed here: {shift:.4f} px along {skew_axis} per plane{turned}, linear, filled with "
+                 + ", ".join(f"{level:.1f}" for level in levels))
 
     def slab(t: int, c: int, z0: int, z1: int) -> np.ndarray:
-        planes = Planes(raw, t, c, skew_axis)
+        planes, level = Planes(raw, t, c, skew_axis), levels[c]
         out = np.empty(along_x((z1 - z0, *shape[1:]), skew_axis), raw.dtype if rotate else np.float32)
         if rotate:
             for columns, part in coverslip_slabs(planes, pixel_um, step_um, angle_deg, level, direction, out_um,
@@ -149,9 +151,10 @@ def write_deskewed(out_path: Path, raw_path: Path, pixel_um: float, step_um: flo
         return out
 
     # turned, every slab looks through the whole scan: few large ones
-    movie = Computed((raw.n_frames, 1, *along_x(shape, skew_axis)), raw.dtype, slab,
+    movie = Computed((raw.n_frames, raw.n_channels, *along_x(shape, skew_axis)), raw.dtype, slab,
                      at_once=shape[0] if rotate else None)
-    write_computed(out_path, movie, spacing, raw.dt_s, f"{raw.name}, deskewed", [*raw.notes, *notes], "deskew")
+    write_computed(out_path, movie, spacing, raw.dt_s, f"{raw.name}, deskewed", [*raw.notes, *notes], "deskew",
+                   raw.stated_channels)
 
 
 def deskew_command(raw: str | Path, to: str | Path, *, pixel: float, step: float | None = None,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from cellfm_nb.curate.crops import METHODS
-from cellfm_nb.curate.quality import read_frame
 from cellfm_nb.curate.resample import resampled_shape
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
+from cellfm_nb.movie.spacing import by
 
 INVENTED = (2, 4)  # times the voxels along an axis: from here worth a note, from here refused
 FEW_VOXELS = 2**25  # of a movie whose every frame goes into its digest: read in half a second
@@ -82,12 +81,7 @@ def voxel_digest(movie: Movie) -> str:
     for t in range(n) if math.prod(movie.shape) <= FEW_VOXELS else sorted({0, n // 2, n - 1}):
         for c in range(movie.n_channels):
             try:
-                state.update(np.ascontiguousarray(read_frame(movie, t, c), "<f4"))
+                state.update(np.ascontiguousarray(movie.frame(t, c), "<f4"))
             except InputError:  # a damaged frame is told by the quality table
                 state.update(b"unreadable")
     return state.hexdigest()
-
-
-def by(values: Iterable[float]) -> str:
-    """Format the numbers of three axes: 0.25 x 0.1 x 0.1."""
-    return " x ".join(f"{v:g}" for v in values)

@@ -14,13 +14,14 @@ from filelock import FileLock
 
 from cellfm_nb.atomic import whole
 from cellfm_nb.curate.decisions import Decisions
-from cellfm_nb.curate.many_fit import Recipe, by
+from cellfm_nb.curate.many_fit import Recipe
 from cellfm_nb.curate.many_task import ROW, is_whole, recipe_key, told
 from cellfm_nb.curate.quality import read_quality
 from cellfm_nb.curate.quality_summary import movie_quality, summarise
 from cellfm_nb.curate.shards import ShardIndex
 from cellfm_nb.curate.split import split_movies
 from cellfm_nb.errors import InputError
+from cellfm_nb.movie.spacing import by
 
 WORDS = ("name", "path", "status", "reason", "folder")  # columns of movies.csv; a name may look like a number
 SAME = 0.01  # spacings that differ by less are one
@@ -31,7 +32,8 @@ def merge(folder: Path, rows: list[dict[str, Any]], recipe: Recipe, validation: 
 
     Parameters: folder; rows of this call's movies (`curate_movie`); recipe, and validation, share of the split.
     Returns: the table written as movies.csv: this call's movies, then those of earlier calls (`earlier`). A movie keeps
-    the side an earlier index gave it; a copy, of the file or of its voxels, is failed, whichever came later.
+    the side an earlier index of the same seed gave it; a copy, of the file or of its voxels, is failed, whichever came
+    later.
     """
     with FileLock(folder / ".index.lock"):  # two calls into one folder: the second sees what the first wrote
         try:
@@ -41,7 +43,7 @@ def merge(folder: Path, rows: list[dict[str, Any]], recipe: Recipe, validation: 
         seed, made = recipe.seed, asdict(recipe)
         if not any(row["crops"] for row in rows):  # nothing came in: no reason to make over what is there
             seed, validation, made = about.get("seed", seed), about.get("validation", validation), None
-        known = about["split"] if (about.get("seed"), about.get("validation")) == (seed, validation) else {}
+        known = about["split"] if about.get("seed") == seed else {}  # another share is for movies to come
         rows = rows + earlier(folder, rows, made)
         indices: dict[str, ShardIndex] = {}  # by folder
         owner: dict[str, dict[str, Any]] = {}  # row by digest, of the file or of its voxels

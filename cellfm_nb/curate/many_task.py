@@ -30,8 +30,9 @@ def curate_movie(path: str | Path, folder: str | Path, recipe: Recipe) -> dict[s
 
     Parameters: path of the movie; folder of the data set, with the readers' decisions.csv where there is one; recipe.
     Returns: a row of movies.csv; status "done", "unchanged" (what is there was made from the same movie by the same
-    recipe and code, and every byte of it still is what was written), or "failed" with the reason; and "sha256", the
-    digest of the movie, "" where it could not be read. Never raises: one bad movie must not end the others.
+    recipe and code, and every byte of its shards still is what was written), or "failed" with the reason; and
+    "sha256", the digest of the movie, "" where it could not be read. Never raises: one bad movie must not end the
+    others.
     """
     start = time.monotonic()
     row = empty_row(path)

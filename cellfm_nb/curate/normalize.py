@@ -15,7 +15,6 @@ from cellfm_nb.movie import Movie
 
 __all__ = ["histogram_normalize", "normalize", "normalized_frame", "stabilize"]
 
-PSF_UM = 0.12  # s.d. of what a light-sheet microscope makes of a point, about
 FINE_UM = 0.16  # with pixels up to this, the neighbour of a peak has over a quarter of it (PSF s.d. >= 0.1 um)
 
 
@@ -23,8 +22,9 @@ def normalize(volume: np.ndarray, noise: NoiseModel, spacing_um: Sequence[float]
               background_um: Sequence[float] = (0.9, 0.8, 0.8)) -> np.ndarray:
     """Normalise a volume: stabilise its variance, take the local background away, divide by the noise.
 
-    Parameters: volume (z,y,x), any number type; noise from `fit_noise`; spacing_um (z,y,x); background_um, s.d. of
-    the Gaussian (z,y,x) that is background, in micrometre: larger than what you look for.
+    Parameters: volume (z,y,x), any number type; noise from `fit_noise`; spacing_um (z,y,x); background_um,
+    half the window (z,y,x) of the running medians that follow the background, in micrometre: larger than the radius of
+    what you look for (`background.find_background`).
     Returns: float32 (z,y,x), background ~ N(0, 1), so a value is a signal in units of the noise. Unchanged by
     x -> a x + b with a > 0. The flat fill of deskewed corners becomes 0; hot and dead pixels are replaced.
     Raises InputError on NaN, infinite or constant volumes.

@@ -61,7 +61,7 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0, qui
                                                 "reason": ""}
         volume = None
         try:
-            volume = read_frame(movie, t, c)
+            volume = movie.frame(t, c)
             if volume.min() == volume.max():
                 row["dropped"] = "missing"
             check_volume(volume, f"frame {t}")
@@ -88,17 +88,6 @@ def quality_table(movie: Movie, noise: NoiseModel | None = None, c: int = 0, qui
         rows.append(row)
         before = volume
     return judge(pd.DataFrame(rows, columns=COLUMNS))
-
-
-def read_frame(movie: Movie, t: int, c: int) -> np.ndarray:
-    """Load a frame; raise InputError where the file is damaged there (a codec raises what it likes)."""
-    try:
-        return movie.frame(t, c)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError("A frame can't be read.", where=f"{movie.source}, frame {t}", expected="readable data",
-                         got=f"{type(error).__name__}: {error}", do="Copy or export the file again.") from error
 
 
 def empty_planes(volume: np.ndarray, noise_sd: float) -> float:

@@ -18,8 +18,8 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
                   channel: int = 0) -> dict[str, object]:
     """Summarise the quality table of one channel of a movie.
 
-    Parameters: table, from `quality_table` (with or without readers' verdicts); dt_s, None when unknown (the
-    half-life is then counted in frames: dt 1); movie, its name; channel.
+    Parameters: table, from `quality_table` (with or without readers' verdicts); dt_s, None when unknown (there is then
+    no half-life in seconds); movie, its name; channel.
     Returns: {movie, channel; frames, accepted, unsure, rejected (counts); repeated, missing (dropped frames);
       snr, focus, drift_px: medians over frames not rejected, as defined in `quality_table`: snr is the 99.9 percentile
       above the background over the background's noise, after smoothing by one voxel, 3.1 where there is nothing;
@@ -30,7 +30,7 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
     """
     good = table[table.verdict != "reject"]
     snr = float(good.snr.median()) if len(good) else np.nan
-    life, sd = half_life(table.fine_light.where(table.verdict != "reject").to_numpy(float), dt_s or 1.0)
+    life, sd = half_life(table.fine_light.where(table.verdict != "reject").to_numpy(float), dt_s)
     count = table.verdict.value_counts()
     return {"movie": movie, "channel": channel, "frames": len(table), "accepted": int(count.get("accept", 0)),
             "unsure": int(count.get("unsure", 0)), "rejected": int(count.get("reject", 0)),
@@ -42,7 +42,7 @@ def movie_quality(table: pd.DataFrame, dt_s: float | None = None, movie: str = "
             if len(good) else 0.0}
 
 
-def half_life(light: np.ndarray, dt_s: float = 1.0) -> tuple[float, float]:
+def half_life(light: np.ndarray, dt_s: float | None = 1.0) -> tuple[float, float]:
     """Return the half-life (s) of the light, one number per frame (NaN: left out), and its standard error.
 
     See `fit_bleaching`; (NaN, NaN) where it tells no fading, or fewer than eight frames are there: frames near in time

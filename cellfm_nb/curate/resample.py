@@ -62,14 +62,15 @@ def write_resampled(out_path: str | Path, movie_path: str | Path, target_um: Seq
     """
     from cellfm_nb.curate.slabs import Computed, Planes, write_computed
     from cellfm_nb.movie import Movie
+    from cellfm_nb.movie.spacing import by
 
     movie = Movie.open(movie_path)
     shape, true_um = resampled_shape(movie.shape[2:], movie.spacing_um, target_um)
     computed = Computed((*movie.shape[:2], *shape), movie.dtype, lambda t, c, z0, z1: resample_slab(
         Planes(movie, t, c), shape, z0, z1, antialias))
-    note = f"resampled here from {' x '.join(f'{s:g}' for s in movie.spacing_um)} um, linear"
+    note = f"resampled here from {by(movie.spacing_um)} um, linear"
     write_computed(out_path, computed, true_um, movie.dt_s, movie.name,
-                   [*movie.notes, note + ", antialiased" * antialias], "resample")
+                   [*movie.notes, note + ", antialiased" * antialias], "resample", movie.stated_channels)
 
 
 def resampled_shape(shape: Sequence[int], spacing_um: Sequence[float], target_um: Sequence[float]

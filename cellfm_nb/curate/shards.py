@@ -56,7 +56,7 @@ class ShardIndex:
                              do="Number ranks from 0.")
         mine = set(self.keys[rank::world])
         shards = [shard | {"members": [m for m in shard["members"] if m["key"] in mine]} for shard in self.shards]
-        return ShardIndex([shard for shard in shards if shard["members"]], self.about)
+        return ShardIndex(shards, self.about)
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -150,7 +150,13 @@ def read_shards(paths: Path | Sequence[Path], index: ShardIndex | None = None
         path = Path(path)
         wanted = None
         if index is not None:
-            wanted = {m["key"]: m for s in index.shards if named(path, s["name"]) for m in s["members"]}
+            known = [shard for shard in index.shards if named(path, shard["name"])]
+            if not known:
+                raise InputError("The index does not know this shard.", where=path.name, got=path.name, do="Give the "
+                                 "shards of this index.", expected=", ".join(s["name"] for s in index.shards[:5]))
+            wanted = {m["key"]: m for shard in known for m in shard["members"]}
+            if not wanted:
+                continue  # nothing of it is in this part
         held: dict[str, bytes] = {}
         for name, data in _members(path):
             key, _, suffix = name.partition(".")

@@ -70,10 +70,11 @@ class Computed:
 
 
 def write_computed(path: str | Path, movie: Computed, spacing_um: Sequence[float], dt_s: float | None, name: str,
-                   notes: Sequence[str], what: str) -> None:
+                   notes: Sequence[str], what: str, channel_names: Sequence[str] | None = None) -> None:
     """Write a computed movie as `write_frames` does, holding one slab; `what` names the progress line."""
     frames = (LazyFrame(movie, t, name) for t in track(range(movie.shape[0]), what))
-    write_frames(path, frames, movie.shape, movie.dtype, spacing_um, dt_s, name, notes=notes)
+    write_frames(path, frames, movie.shape, movie.dtype, spacing_um, dt_s, name, notes=notes,
+                 channel_names=channel_names)
 
 
 def to_dtype(volume: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -81,5 +82,8 @@ def to_dtype(volume: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if volume.dtype == dtype or not np.issubdtype(dtype, np.integer):
         return volume.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
+    top = volume.dtype.type(limits.max)
+    if int(top) > limits.max:  # float32 rounds 2^32 - 1 up, to what no longer fits
+        top = np.nextafter(top, volume.dtype.type(0))
     np.rint(volume, out=volume)
-    return np.clip(volume, limits.min, limits.max, out=volume).astype(dtype)
+    return np.clip(volume, limits.min, top, out=volume).astype(dtype)

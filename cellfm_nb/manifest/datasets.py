@@ -7,6 +7,7 @@ used before its sha256 is checked; what has no published sha256, or must be aske
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping
@@ -222,8 +223,11 @@ def _download_files(entry: Dataset, folder: Path, progress: bool) -> None:
     base = "https://raw.githubusercontent.com/{repository}/{commit}/{member_prefix}"
     for member in entry.files():
         url = entry.source.get("url") or base.format_map(entry.source) + quote(member.path)
-        to, partial = folder / member.path, folder / f".partial-{Path(member.path).name}"
+        to, partial = folder / member.path, folder / f".partial-{member.path.replace('/', '-')}"
         to.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(InputError, FileNotFoundError):  # fetched before an interruption
+            check_file(to, member.sha256, None, member.path)
+            continue
         try:  # what an interrupted download left is gone on from
             download(url, partial, size=member.bytes if member.bytes >= 0 else None,
                      what=member.path if progress else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cellfm_nb.movie import formats
 from cellfm_nb.movie.axes import ORDER, canonical, check
 from cellfm_nb.movie.frames import LazyFrame
 from cellfm_nb.movie.source import DESKEWED, RAW_SCAN, Source
-from cellfm_nb.movie.spacing import parse_dt, parse_spacing
+from cellfm_nb.movie.spacing import by, parse_dt, parse_spacing
 from cellfm_nb.movie.writing import parse_channel_names, write_frames
 from cellfm_nb.progress import track
 
@@ -62,7 +62,7 @@ class Movie:
         else:
             said_by = "given"
             if any(stated) and not np.allclose(given, [s or np.nan for s in stated], rtol=1e-6):
-                source.notes.append(f"the spacing given, {_by(given)} um, overrides the file's, {_by(stated)} um")
+                source.notes.append(f"the spacing given, {by(given)} um, overrides the file's, {by(stated)} um")
         dt_said_by = f"file: {source.dt_says or source.says}" if dt_s is None else "given"
         dt_s = source.dt_s or None if dt_s is None else dt_s  # an interval of 0 in a file says that it is not known
         data = canonical(source.data, source.axes)
@@ -102,12 +102,21 @@ class Movie:
         return bool(said) and said[-1].startswith(RAW_SCAN)
 
     def frame(self, t: int, c: int = 0) -> np.ndarray:
-        """Load one volume: (z, y, x), the movie's dtype in native byte order, yours to change."""
+        """Load one volume: (z, y, x), the movie's dtype in native byte order, yours to change.
+
+        Raises InputError on a number that is none of the movie's, and where the file is damaged.
+        """
         for index, n, axis in ((t, self.n_frames, "frame"), (c, self.n_channels, "channel")):
             if not -n <= index < n:
                 raise InputError(f"There is no such {axis}.", where=self.name, got=index, expected=f"0 to {n - 1}",
                                  do=f"Choose a {axis} of the movie.")
-        volume = np.asarray(self.data[t % self.n_frames, c % self.n_channels])
+        try:
+            volume = np.asarray(self.data[t % self.n_frames, c % self.n_channels])
+        except InputError:
+            raise
+        except Exception as error:  # the file is damaged there: a codec raises what it likes
+            raise InputError("A frame can't be read.", where=f"{self.source}, frame {t}", expected="readable data",
+                             got=f"{type(error).__name__}: {error}", do="Copy or export the file again.") from error
         return volume.astype(self.dtype, copy=isinstance(self.data, np.ndarray))
 
     def frames(self) -> Iterator[np.ndarray]:
@@ -138,13 +147,13 @@ class Movie:
         """
         frames = self.checked_frames() if check else map(self._lazy_frame, range(self.n_frames))
         write_frames(path, frames, self.shape, self.dtype, self.spacing_um, self.dt_s, self.name, notes=self.notes,
-                     channel_names=self._stated_channels, version=version, imagej=imagej)
+                     channel_names=self.stated_channels, version=version, imagej=imagej)
 
     def _lazy_frame(self, t: int, check: bool = False) -> LazyFrame:
         return LazyFrame(self.data, t, self.source, check)
 
     @property
-    def _stated_channels(self) -> tuple[str, ...] | None:
+    def stated_channels(self) -> tuple[str, ...] | None:
         """Names somebody stated: the default ones are not written, or they would come back as the file's."""
         return None if self.channel_source == "default" else self.channel_names
 
@@ -160,8 +169,8 @@ class Movie:
         t, c, *zyx = self.shape
         time = f"{self.dt_s:g} s between frames ({self.dt_source})" if self.dt_s else "frame interval unknown"
         lines = [f"Movie {self.name}: {t} frame{'s' * (t != 1)}, {c} channel{'s' * (c != 1)}, "
-                 f"{_by(zyx)} voxels (z, y, x), {self.dtype}",
-                 f"  spacing {_by(self.spacing_um)} um (z, y, x; {self.spacing_source}); {time}"]
+                 f"{by(zyx)} voxels (z, y, x), {self.dtype}",
+                 f"  spacing {by(self.spacing_um)} um (z, y, x; {self.spacing_source}); {time}"]
         if c > 1 or self.channel_source != "default":
             lines.append(f"  channels: {', '.join(self.channel_names)} ({self.channel_source})")
         if self.axes_source not in ("file", "given"):
@@ -178,7 +187,7 @@ def import_movie(out_path: PathLike, path: PathLike, spacing_um: str | Sequence[
              f"axes {movie.axes_source}, channel names {movie.channel_source}"
     frames = track(movie.checked_frames(), "import", total=movie.n_frames)
     write_frames(out_path, frames, movie.shape, movie.dtype, movie.spacing_um, movie.dt_s, movie.name,
-                 notes=[origin, *movie.notes], channel_names=movie._stated_channels, version=version)
+                 notes=[origin, *movie.notes], channel_names=movie.stated_channels, version=version)
 
 
 def _stated_spacing(path: Path, source: Source) -> tuple[float, float, float]:
@@ -203,7 +212,3 @@ def _channel_names(path: Path, source: Source, n: int, given: Sequence[str] | No
     if any(names):
         source.notes.append(f"the file's channel names ({', '.join(names)}) do not fit its {n} channels: not used")
     return (), "default"
-
-
-def _by(values: Iterable[float | None]) -> str:
-    return " x ".join("?" if v is None else f"{v:g}" for v in values)

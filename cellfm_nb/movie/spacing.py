@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cellfm_nb.errors import InputError
 
@@ -14,7 +14,9 @@ _S = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h"
 _LONG = {"micron": "um", "microns": "um", "micrometer": "um", "micrometre": "um", "nanometer": "nm",
          "nanometre": "nm", "millimeter": "mm", "millimetre": "mm", "centimeter": "cm", "centimetre": "cm",
          "meter": "m", "metre": "m", "picometer": "pm", "angstrom": "å", "second": "s", "seconds": "s",
-         "millisecond": "ms", "microsecond": "us", "nanosecond": "ns", "minute": "min", "hour": "h", "day": "d"}
+         "msec": "ms", "msecs": "ms", "millisecond": "ms", "milliseconds": "ms", "usec": "us", "secs": "s",
+         "microsecond": "us", "nanosecond": "ns", "minute": "min", "mins": "min", "minutes": "min", "hour": "h",
+         "hours": "h", "hrs": "h", "day": "d", "days": "d"}
 _EXAMPLE = 'three positive numbers in micrometre in the order z, y, x, such as "0.25,0.1,0.1"'
 
 
@@ -31,6 +33,11 @@ def length_unit_um(unit: str | None) -> float | None:
 def time_unit_s(unit: str | None) -> float | None:
     """Return one `unit` of time in second, None when the word is no unit of time."""
     return _S.get(_short(unit or ""))
+
+
+def by(values: Iterable[float | None]) -> str:
+    """Format the numbers of the axes: 0.25 x 0.1 x 0.1, a question mark for what nobody states."""
+    return " x ".join("?" if v is None else f"{v:g}" for v in values)
 
 
 def parse_spacing(spacing: str | Sequence[float], where: object = "spacing") -> tuple[float, float, float]:

@@ -171,10 +171,17 @@ def _imagej(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Source:
                 spacing[axis] = value[1] / value[0] * unit
         if "spacing" in about:
             spacing["z"] = float(about["spacing"]) * unit
-    step = about.get("finterval") or (1 / about["fps"] if about.get("fps") else None)
-    per = time_unit_s(str(about.get("tunit", "s"))) or 1.0
+    notes, dt_s, word = [], None, str(about.get("tunit", "s"))
+    if about.get("finterval"):
+        per = time_unit_s(word)
+        dt_s = float(about["finterval"]) * per if per else None
+        if per is None:
+            notes.append(f"the frame interval, {about['finterval']:g} {word}, is in no known unit: not used")
+    elif about.get("fps"):
+        dt_s = 1 / float(about["fps"])
+        notes.append("the frame interval is taken from frames per second, which may be the playback rate")
     # ImageJ labels slices, channel fastest: they name the channels when each channel has one label throughout
     labels, n = list(about.get("Labels") or ()), series.shape[series.axes.index("C")] if "C" in series.axes else 1
     named = len(set(labels[:n])) == n and labels == labels[:n] * (len(labels) // n)
-    return Source(None, "", "ImageJ tags", spacing, float(step) * per if step else None,
+    return Source(None, "", "ImageJ tags", spacing, dt_s, notes,
                   channel_names=tuple(labels[:n]) if named else ())

@@ -73,12 +73,12 @@ class Trainer:
                 (loss / s.accumulate).backward()
                 told.append({"loss": float(loss.detach())} | {k: float(v.detach()) for k, v in parts.items()})
         row = ranks.mean_over_ranks({k: sum(t[k] for t in told) / len(told) for k in told[0]}, self.device)
-        if now.last_frozen:
-            model.student.cls_head.prototypes.grad = model.student.patch_head.prototypes.grad = None
         for group in self.optimiser.param_groups:
             group["lr"], group["weight_decay"] = now.lr * group["scale"], now.weight_decay * group["decay"]
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         ranks.average_gradients(trained)
+        if now.last_frozen:  # after the averaging, which gives every rank a gradient
+            model.student.cls_head.prototypes.grad = model.student.patch_head.prototypes.grad = None
         grad_norm = torch.nn.utils.clip_grad_norm_(trained, s.clip)
         if np.isfinite(row["loss"]):  # the mean over ranks: all of them step, or none
             self.optimiser.step()

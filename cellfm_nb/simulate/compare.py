@@ -19,7 +19,6 @@ Triple = tuple[float, float, float]
 THRESHOLD = 6.0  # robust sd of the filtered volume, above which a local maximum is a punctum
 MOST = 3000  # puncta measured in a volume, the brightest
 FLAT = 5  # so many equal voxels in a row along y hold no light: what deskewing filled
-CELL_UM = 1.0  # light smoothed over this shows where the cell is
 
 
 @dataclass(frozen=True)

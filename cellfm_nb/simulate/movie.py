@@ -14,6 +14,7 @@ import tifffile
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import write_frames
+from cellfm_nb.movie.source import RAW_SCAN
 from cellfm_nb.progress import track
 from cellfm_nb.simulate.camera import Camera, camera_from_stack
 from cellfm_nb.simulate.config import SceneConfig
@@ -61,7 +62,7 @@ def write_simulated(movie_path: Path, truth_path: Path, config: SceneConfig | No
     shape, spacing = (config.shape[0], *scene.frame_shape), scene.frame_spacing_um
     notes = [SIMULATED, f"PSF: {scene.psf.source}", f"camera: {scene.camera.source}"]
     write_frames(movie_path, _taken(scene, masks), shape, np.uint16, spacing, config.dt_s, name=SIMULATED,
-                 notes=notes + ["raw stage scan, skewed"] * bool(scene.scan))
+                 notes=notes + [f"{RAW_SCAN}, skewed"] * bool(scene.scan))
     write_truth(truth_path, scene.truth, (dense(m, scene.frame_shape) for m in masks))
 
 

@@ -15,7 +15,6 @@ from cellfm_nb.movie.spacing import parse_spacing
 Triple = tuple[float, float, float]
 DEFAULT_SIGMA_UM: Triple = (0.35, 0.13, 0.13)  # of the lattice light-sheet PSF of `llsm_pycudadecon`, rounded
 REACH = 4.5  # a kernel holds this many sigma to either side of its centre
-HIDDEN_UM = 1e-6  # smaller sizes make no difference to the picture
 
 
 @dataclass(frozen=True)

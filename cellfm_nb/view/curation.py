@@ -131,10 +131,21 @@ def gallery_figure(movie: str | Path | Movie | Projections, quality: pd.DataFram
 
 
 def projector(movie: str | Path | Movie | Projections, c: int = 0) -> Any:
-    """Return a function frame -> max projection (y, x), with the movie's spacing_um; it keeps the last few."""
+    """Return a function frame -> max projection (y, x), with the movie's spacing_um; it keeps the last few.
+
+    A frame that can't be read is black.
+    """
     movie = Movie.open(movie) if isinstance(movie, str | Path) else movie
-    look = functools.lru_cache(maxsize=16)(
-        (lambda frame: movie.frame(frame, c).max(0)) if isinstance(movie, Movie) else lambda frame: movie[frame])
+
+    @functools.lru_cache(maxsize=16)
+    def look(frame: int) -> np.ndarray:
+        if not isinstance(movie, Movie):
+            return movie[frame]
+        try:
+            return movie.frame(frame, c).max(0)
+        except InputError:  # a damaged frame is black: never another frame's picture under its number
+            return np.zeros(movie.shape[3:], movie.dtype)
+
     if isinstance(movie, Movie):
         look.spacing_um = movie.spacing_um
     return look

@@ -100,3 +100,12 @@ def test_writer_corrects_each_channel_by_itself(tmp_path, faded):
     assert "half-life" in after.notes[-2] and "no bleaching" in after.notes[-1] and after.dtype == np.uint16
     assert np.array_equal(after.frame(6, 1), before.frame(6, 1))
     assert frame_light(after.frame(6), SPACING) > 1.5 * frame_light(before.frame(6), SPACING)
+
+
+def test_frames_are_never_called_seconds_and_brightening_has_an_end():
+    light = 100 * 0.5 ** (np.arange(24) / 2.0) + 1e-3
+    found = fit_bleaching(light, None)
+    assert "frames" in found.told and math.isnan(found.half_life_s) and found.significant
+    frame = 100 + np.random.default_rng(0).normal(0, 5, (4, 8, 8))
+    last = list(correct_bleaching([frame] * 24, found))[-1]
+    assert last.std() <= 8.01 * frame.std()

@@ -6,6 +6,8 @@ import tifffile
 from scipy import ndimage
 
 from cellfm_nb.curate import deskew, deskew_affine, plane_shift_px, write_deskewed
+from cellfm_nb.curate.deskew import level_of
+from cellfm_nb.curate.slabs import to_dtype
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
@@ -136,3 +138,23 @@ def test_odd_volumes_have_a_defined_outcome():
             deskew(np.full((5, 6, 7), np.nan), 0.1, 0.3, 31.5, rotate=rotate)
     one = np.random.default_rng(0).random((1, 4, 5)).astype(np.float32)
     assert np.array_equal(deskew(one, 0.1, 0.3, 31.5)[0], one)
+
+
+def test_every_channel_is_deskewed_and_keeps_its_name(tmp_path):
+    raw = np.random.default_rng(0).integers(90, 110, (2, 2, 6, 16, 16)).astype(np.uint16)
+    raw[:, 1] += 300
+    movie = Movie.from_array(raw, "tczyx", spacing_um=(0.3, 0.1, 0.1), channel_names=("GFP", "RFP"))
+    movie.save(tmp_path / "raw.ome.zarr")
+    write_deskewed(tmp_path / "out.ome.zarr", tmp_path / "raw.ome.zarr", 0.1, 0.3, 31.5)
+    out = Movie.open(tmp_path / "out.ome.zarr")
+    assert out.n_channels == 2 and out.channel_names == ("GFP", "RFP")
+    for c in (0, 1):  # each filled with its own background
+        want, _ = deskew(raw[1, c], 0.1, 0.3, 31.5, level_of(raw[0, c]))
+        np.testing.assert_array_equal(out.frame(1, c), np.rint(want))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32"])
+def test_what_is_too_bright_saturates_and_never_wraps(dtype):
+    volume = np.array([[[-5.0, 7.4, 3e9, 4294967296.0]]], np.float32)
+    out = to_dtype(volume, np.dtype(dtype))
+    assert out[0, 0, 1] == 7 and (np.diff(out[0, 0].astype(np.float64)) >= 0).all() and out[0, 0, 3] > 250

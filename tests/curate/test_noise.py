@@ -70,3 +70,16 @@ def test_several_frames_and_a_movie():
 def test_nothing_to_fit(bad):
     with pytest.raises(InputError):
         fit_noise(bad)
+
+
+def test_a_damaged_frame_is_passed_over_wherever_it_is(tmp_path):
+    """The fit looks at the first, middle and last frame: damage there must not cost the movie."""
+    frames = np.stack([puncta(seed=s) for s in range(5)])
+    Movie.from_array(frames, spacing_um=(0.25, 0.1, 0.1)).save(tmp_path / "m.ome.zarr")
+    files = (p for p in sorted((tmp_path / "m.ome.zarr" / "0").rglob("*")) if p.is_file())
+    chunk = next(p for p in files if "c/2/" in p.as_posix())
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    movie = Movie.open(tmp_path / "m.ome.zarr")
+    with pytest.raises(InputError, match="can't be read"):
+        movie.frame(2)
+    assert fit_movie_noise(movie).gain > 0

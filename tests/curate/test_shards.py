@@ -221,3 +221,15 @@ def test_an_index_is_split_by_its_marks():
     assert index.split("train").keys == ["a"] and index.split("validation").keys == ["b"]
     with pytest.raises(InputError, match="train, validation"):
         index.split("test")
+
+
+def test_a_movie_alone_is_for_training():
+    assert set(split_movies([f"digest {i}" for i in range(1)], share=1.0).values()) == {"train"}
+    assert all(split_movies([str(i)], share=0.5) == {str(i): "train"} for i in range(20))
+
+
+def test_a_shard_the_index_does_not_know_is_an_error_not_nothing(tmp_path):
+    index = write_shards(tmp_path / "a", [("one", np.zeros(3, np.float32), {})])
+    (tmp_path / "a-000000.tar").rename(tmp_path / "b-000000.tar")
+    with pytest.raises(InputError, match="does not know"):
+        list(read_shards(tmp_path / "b-000000.tar", index))

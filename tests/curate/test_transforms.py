@@ -330,3 +330,11 @@ def test_the_monai_trap_and_our_way_round_it():
     out = steps({"image": plain})[0]["image"]
     assert out.spatial_ndim == 3 and torch.equal(MedianSmooth(1)(out), right)
     assert GaussianSmooth(1.0)(out).shape == (1, *plain.shape)
+
+
+def test_two_views_do_not_share_their_noise():
+    """Shared noise would tell an encoder that two views belong together without a look at the cell."""
+    views = {"a": torch.zeros(1, 8, 16, 16), "b": torch.zeros(1, 8, 16, 16)}
+    for transform in (T.RandCameraNoised(["a", "b"]), T.RandRecorruptd(["a", "b"])):
+        out = transform.set_random_state(seed=0)(views)
+        assert not torch.equal(out["a"], out["b"]) and float((out["a"] * out["b"]).mean()) < 0.1

@@ -155,3 +155,13 @@ def test_guessed_and_given_axes_are_said(tmp_path):
     assert turned.shape == (6, 1, 3, 40, 50) and "override the file's, tzyx" in turned.notes[0]
     import_movie(tmp_path / "m.ome.zarr", tmp_path / "m.tif", SPACING)
     assert "axes guessed, channel names default" in Movie.open(tmp_path / "m.ome.zarr").notes[0]
+
+
+@pytest.mark.parametrize(("value", "unit", "seconds"), [(50, "msec", 0.05), (5, "minutes", 300), (1, "hours", 3600),
+                                                        (2, "sec", 2), (3, "fortnights", None)])
+def test_the_interval_of_an_imagej_file_has_its_unit(tmp_path, value, unit, seconds):
+    tifffile.imwrite(tmp_path / "m.tif", ARRAY[:, 0].astype(np.uint16), imagej=True, resolution=(10, 10),
+                     metadata={"axes": "TZYX", "spacing": 0.3, "unit": "um", "finterval": value, "tunit": unit})
+    movie = Movie.open(tmp_path / "m.tif")
+    assert movie.dt_s == (None if seconds is None else pytest.approx(seconds))
+    assert seconds is not None or any("no known unit" in note for note in movie.notes)

@@ -16,6 +16,7 @@ from cellfm_nb import augment
 from cellfm_nb.augment.geometry import Placement, Triple
 from cellfm_nb.augment.photometry import check_normalized
 from cellfm_nb.curate.transforms.base import MAX_SEED, as_shape, as_volume, check_range, lay
+from cellfm_nb.seeds import int_seed
 
 Range = tuple[float, float]
 Size = int | Triple
@@ -51,7 +52,9 @@ class Augmentd(Randomizable, MapTransform):
             if self.photometric:
                 check_normalized(d[key].as_tensor(), type(self).__name__)
             if self.chance < self.prob:
-                d |= self.augment(key, d[key], Generator().manual_seed(self.draw))
+                # cut alike, but noisy each on its own: shared noise would tell two views of one place at once
+                seed = int_seed(self.draw, str(key)) if self.photometric else self.draw
+                d |= self.augment(key, d[key], Generator().manual_seed(seed))
         return d
 
     @abstractmethod
