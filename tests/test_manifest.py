@@ -353,7 +353,7 @@ def test_what_must_be_asked_for_is_not_fetched(tmp_path):
 
 
 @pytest.mark.parametrize("break_off", [0, 5])
-def test_a_url_goes_on_from_a_broken_download_and_a_changed_byte_is_caught(tmp_path, monkeypatch, break_off):
+def test_complaint_44_a_broken_download_goes_on_and_a_changed_byte_is_caught(tmp_path, monkeypatch, break_off):
     data = {"right": b"web", "wrong": b"wep"}
     served = tmp_path / "web.zip"
     monkeypatch.setattr("cellfm_nb.manifest.package_index.download",

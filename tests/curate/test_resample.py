@@ -16,7 +16,7 @@ def oracle(volume, shape):
 
 @settings(max_examples=60, deadline=None)
 @given(shape=st.tuples(*[st.integers(1, 13)] * 3), target=st.tuples(*[st.floats(0.3, 3)] * 3), chunk=st.integers(1, 40))
-def test_equals_torch_for_any_chunk(shape, target, chunk):
+def test_equals_torch_for_any_chunk(shape, target, chunk):  # P7
     volume = np.random.default_rng(0).random(shape, np.float32)
     out, spacing = resample(volume, (1, 1, 1), target, chunk_planes=chunk)
     np.testing.assert_allclose(out, oracle(volume, out.shape), atol=1e-5)

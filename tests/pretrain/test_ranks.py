@@ -49,7 +49,7 @@ except FloatingPointError as error:
 open(f"{folder}/{rank}.json", "w").write(json.dumps(out))
 dist.destroy_process_group()
 """
-SETTINGS = replace(S, batch=4, steps=4, n_local=1, koleo=0.1, dino=1.0, ibot=1.0, ema=0.2, freeze_last=0.3)
+SETTINGS = replace(S, batch=4, steps=4, n_local=1, koleo=0.1, dino=1.0, ibot=1.0, ema=0.2, freeze_last=0.3, lr=1e-3)
 
 
 def run_ranks(folder, mode="train", world=2):
@@ -70,7 +70,7 @@ def test_two_ranks_make_the_steps_of_one(tmp_path):  # T4
     ranks = run_ranks(tmp_path)
     assert ranks[0]["all"] == ranks[1]["all"]  # the same weights on both, to the bit
     np.testing.assert_allclose(ranks[0]["loss"], log["loss"], rtol=1e-5)
-    assert difference(encoder, ranks[0]) < 5e-4  # Adam magnifies rounding where gradients are near zero
+    assert difference(encoder, ranks[0]) < 1e-4  # Adam magnifies rounding where gradients are near zero
 
 
 @pytest.mark.parametrize("mistake", ["forget the gradients", "forget the batch"])
