@@ -29,8 +29,8 @@ from cellfm_nb.progress import clock
 from cellfm_nb.workspace import Workspace, resolve
 
 # Seconds each notebook took on two cores in the tiny profile: only used to guess the time left of a first run.
-TYPICAL_S = {"00": 5, "01": 15, "02": 20, "03": 130, "04": 20, "05": 20, "06": 40, "07": 50, "08": 15, "09": 20,
-             "10": 20, "11": 60, "12": 15}
+TYPICAL_S = {"00": 9, "01": 24, "02": 19, "03": 79, "04": 20, "05": 15, "06": 44, "07": 61, "08": 11, "09": 16,
+             "10": 15, "11": 46, "12": 9}
 RELAY_EVERY_S = 5.0  # how often the progress of a long cell is repeated in the terminal
 
 
