@@ -45,13 +45,21 @@ def _joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
+def _sized(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the options that decide how large a computation is, where it runs, and what it draws."""
+    parser.add_argument("--profile", default="tiny", help="tiny | workshop | full (default tiny)")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default auto)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE",
+                        help=f"override {what}; may be repeated")
+
+
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="cellfm", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     parsers = top.add_subparsers(required=True, title="commands", metavar="COMMAND")
 
     run = parsers.add_parser("run", help="execute the notebooks headless")
-    run.add_argument("--profile", default="tiny", help="tiny | workshop | full (default tiny)")
     run.add_argument("--movie", nargs="+", default=None, metavar="PATH",
                      help="your movie(s): TIFF, OME-TIFF, OME-Zarr, CZI, ND2 or a folder of per-frame stacks")
     run.add_argument("--spacing", metavar="Z,Y,X", help="voxel spacing in um; wins over the file's")
@@ -60,10 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workspace", metavar="DIR", help="folder of the run (default runs/demo, or runs/<movie>)")
     run.add_argument("--from", dest="first", metavar="NN", help="first notebook")
     run.add_argument("--to", dest="last", metavar="NN", help="last notebook")
-    run.add_argument("--device", default="auto", help="auto | cpu | cuda (default auto)")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE",
-                     help="override a notebook parameter; may be repeated")
+    _sized(run, "a notebook parameter")
     run.set_defaults(do=commands.run)
 
     deskew = parsers.add_parser("deskew", help="bring a raw stage scan into real space")
@@ -99,11 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     train = parsers.add_parser("pretrain", help="train an encoder on a data set, on one device or many (torchrun)")
     train.add_argument("data", metavar="DIR", help="folder with an index.json: of `cellfm curate`, or RUN/curate")
     train.add_argument("--to", required=True, metavar="DIR", help="folder of the encoder; a killed run goes on there")
-    train.add_argument("--profile", default="tiny", help="tiny | workshop | full (default tiny)")
-    train.add_argument("--device", default="auto", help="auto | cpu | cuda (default auto)")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE",
-                       help="override a setting of the training or the encoder; may be repeated")
+    _sized(train, "a setting of the training or the encoder")
     train.set_defaults(do=commands.pretrain)
 
     lab = parsers.add_parser("lab", help="open the notebooks in JupyterLab")
