@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 
 from cellfm_nb.errors import InputError, Unreachable
@@ -343,6 +344,31 @@ def test_listing_says_what_is_here():
     table = manifest.listing()
     assert list(table.name) == ["toy", "web", "page"] and set(table.here) == {"no"}
     assert list(table.verified) == ["yes", "no", "no"] and list(table.fetch) == ["yes", "yes", "by hand"]
+
+
+def test_files_that_came_before_an_interruption_are_not_fetched_again(tmp_path, monkeypatch):
+    files = {"a/x.bin": b"one", "b/x.bin": b"two"}
+    members = [{"path": n, "sha256": sha(d), "bytes": len(d)} for n, d in files.items()]
+    path = tmp_path / "repository.yaml"
+    path.write_text(yaml.safe_dump([{
+        "name": "repo", "title": "Toy", "licence": "MIT", "redistribution": "allowed", "citation": "none",
+        "verified": False, "members": members,
+        "source": {"repository": "some/one", "commit": "0" * 40, "member_prefix": "data/"}}]))
+    known = manifest._load(path)
+    monkeypatch.setattr(manifest, "load_manifest", lambda: known)
+    asked = []
+
+    def download(url, to, **_):
+        asked.append(url.split("/data/")[1])
+        if len(asked) == 2:
+            raise requests.ConnectionError
+        to.write_bytes(files[asked[-1]])
+
+    monkeypatch.setattr("cellfm_nb.manifest.package_index.download", download)
+    with pytest.raises(Unreachable):
+        manifest.fetch("repo")
+    assert {n: p.read_bytes() for n, p in manifest.fetch("repo").items()} == files
+    assert asked == ["a/x.bin", "b/x.bin", "b/x.bin"]
 
 
 def test_what_must_be_asked_for_is_not_fetched(tmp_path):

@@ -132,3 +132,15 @@ def test_projections_need_a_digest_and_a_reader_a_name(movie, quality, tmp_path)
     with pytest.raises(InputError, match="Who decides"):
         curation_gallery(movie, quality, tmp_path / "d.csv", "  ")
     assert curation_gallery(pictures, quality, tmp_path / "d.csv", "ann", digest="d").frame == 1
+
+
+def test_a_frame_that_can_t_be_read_is_black_and_never_another_frame(tmp_path):
+    from cellfm_nb.view.curation import projector
+
+    frames = np.random.default_rng(0).integers(90, 200, (3, 6, 40, 40)).astype(np.uint16)
+    Movie.from_array(frames, spacing_um=(0.25, 0.1, 0.1)).save(tmp_path / "m.ome.zarr")
+    files = (p for p in sorted((tmp_path / "m.ome.zarr" / "0").rglob("*")) if p.is_file())
+    chunk = next(p for p in files if "c/1/" in p.as_posix())
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    look = projector(tmp_path / "m.ome.zarr")
+    assert np.array_equal(look(0), frames[0].max(0)) and not look(1).any() and np.array_equal(look(2), frames[2].max(0))
