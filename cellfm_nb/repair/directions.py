@@ -1,9 +1,7 @@
-"""Where a block can write a singular defect, and the alarm that says whether it does.
+"""The direction a block's defect would have, both ways.
 
-Two directions per block: the published one, the leading left singular vector of the cumulative linearised product,
-and the block's own, that of W_o W_v. Found directions prove nothing, every matrix has one. What separates healthy
-blocks from damaged ones is the gap between the first two singular values of W_o together with tokens whose norm has
-grown over the stem's output where the image shows nothing.
+The published one: the leading left singular vector of the cumulative linearised product. The block's own: that of its
+attention's W_o W_v, or of its MLP where that is the one whose first singular value stands alone.
 """
 
 from __future__ import annotations
@@ -13,37 +11,50 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cellfm_nb.repair.linearise import cumulative, output_matrix, value_path
+from cellfm_nb.repair.linearise import cumulative, mlp_path, value_path
+from cellfm_nb.repair.spectrum import singular_values, weights_of
 from cellfm_nb.seeds import torch_rng
 
 if TYPE_CHECKING:
     from cellfm_nb.encoder import Block, Encoder
 
 
-def leading_direction(matrix: Tensor, iterations: int = 10_000, tolerance: float = 1e-14) -> tuple[Tensor, float]:
-    """Return the leading left singular vector (D,) and singular value of a matrix, by power iteration on M M^T.
+def leading_direction(matrix: Tensor, iterations: int = 10_000, tolerance: float = 1e-14, method: str = "power"
+                      ) -> tuple[Tensor, float]:
+    """Return the leading left singular vector (D,) and singular value of a matrix.
 
-    Its largest entry is positive. Converges as (s2 / s1)^2 per iteration; stops when the vector stands still.
+    method: "power", iteration on M M^T, which converges as (s2 / s1)^2 and stops when the vector stands still; "svd".
+    The vector's largest entry is positive.
     """
     matrix = matrix.double().cpu()
-    vector = torch.randn(len(matrix), generator=torch_rng(0, "power iteration"), dtype=torch.float64)
-    vector /= vector.norm()
-    for _ in range(iterations):
-        following = matrix @ (matrix.T @ vector)
-        if following.norm() == 0:
-            break
-        following /= following.norm()
-        moved, vector = 1 - (following @ vector).abs(), following
-        if moved < tolerance:
-            break
+    if method == "svd":
+        vector = torch.linalg.svd(matrix, full_matrices=False).U[:, 0]
+    else:
+        vector = torch.randn(len(matrix), generator=torch_rng(0, "power iteration"), dtype=torch.float64)
+        vector /= vector.norm()
+        for _ in range(iterations):
+            following = matrix @ (matrix.T @ vector)
+            if following.norm() == 0:
+                break
+            following /= following.norm()
+            moved, vector = 1 - (following @ vector).abs(), following
+            if moved < tolerance:
+                break
     if vector[vector.abs().argmax()] < 0:
         vector = -vector
     return vector, float((matrix.T @ vector).norm())
 
 
 def own_direction(block: Block) -> Tensor:
-    """Return the direction (D,) a block's attention writes most strongly: leading left singular vector of W_o W_v."""
-    return leading_direction(value_path(block))[0]
+    """Return the direction (D,) a block writes most strongly, in the branch whose first singular value stands out more.
+
+    Leading left singular vector of W_o W_v or of W_2 L W_1, layer scale and slopes of the activation included.
+    """
+    def gap(path: Tensor) -> float:
+        values = singular_values(path)
+        return float(values[0] / values[1].clamp_min(1e-30))
+
+    return leading_direction(max((value_path(block), mlp_path(block)), key=gap))[0]
 
 
 def cumulative_directions(encoder: Encoder) -> list[Tensor]:
@@ -53,7 +64,7 @@ def cumulative_directions(encoder: Encoder) -> list[Tensor]:
 
 def output_gap(block: Block) -> float:
     """Return s1 / s2 of the attention's output projection: near 1 when healthy (at most 3 was seen)."""
-    values = torch.linalg.svdvals(output_matrix(block))
+    values = singular_values(next(w for w in weights_of(block) if w.name == "output").matrix())
     return float(values[0] / values[1].clamp_min(1e-30))
 
 

@@ -10,40 +10,103 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cellfm_nb.repair.engine import trace
+from cellfm_nb.errors import InputError
+from cellfm_nb.repair.detect import block_inputs, trace
+from cellfm_nb.repair.linearise import gated
 from cellfm_nb.seeds import torch_rng
 
 if TYPE_CHECKING:
-    from cellfm_nb.encoder import Encoder
+    from cellfm_nb.encoder import Block, Encoder
+
+PLACES = ("output", "fc2", "output+fc2", "value+output", "neuron")
 
 
 @torch.no_grad()
 def plant_defect(encoder: Encoder, volume: np.ndarray, block: int, strength: float = 5.0, seed: int = 0,
-                 dense: bool = False) -> tuple[Encoder, Tensor]:
-    """Add a rank-1 matrix d a^T to a block's output projection.
+                 dense: bool = False, where: str = "output") -> tuple[Encoder, Tensor]:
+    """Make a block write one direction d far too strongly.
 
     Parameters: encoder, left as it is; volume (z, y, x), what the strength is measured on; block; strength, length of
-    what the strongest hundredth of the tokens is given along d, over the median token norm there; seed, of d and a;
-    dense, hit every token, else a does not answer to what all tokens have in common, and some are hardly hit.
+    what the strongest hundredth of the tokens is given, over the median token norm there; seed, of d and of what is
+    read; dense, hit every token, else what all tokens have in common is not answered to, and some are hardly hit.
+    where: "output", d a^T is added to the attention's output projection; "fc2", to the MLP's second layer;
+    "output+fc2", half in each; "value+output", u a^T to the values and d u^T to the projection; "neuron", one hidden
+    neuron of the MLP reads a and writes d, but for most tokens it is silent.
     Returns: a copy with the defect, and its direction d (D,), of unit length.
     """
+    if where not in PLACES:
+        raise InputError("no such place for a defect", where="plant_defect", got=where, expected=" | ".join(PLACES))
     planted, generator = copy.deepcopy(encoder).eval(), torch_rng(seed, "plant", block)
+    target, first = planted.blocks[block], 1 + encoder.config.registers
     direction, read = torch.randn(2, encoder.config.width, generator=generator, dtype=torch.float64)
     direction /= direction.norm()
-    tokens, _ = planted.embed(torch.from_numpy(np.asarray(volume, np.float32))[None, None])
-    x = torch.cat([planted.prefix(1), tokens], dim=1)
-    for before in planted.blocks[:block]:
-        x = before(x)
-    target = planted.blocks[block]
-    context = target.attend(x)  # 1, N, D
-    mean = context[0].mean(0).double()
-    if not dense:
-        read -= mean * (mean @ read) / (mean @ mean)
-    given = context[0].double() @ read
-    typical = target.finish(x, context)[0].norm(dim=1).median().double()
-    read *= strength * typical / given.abs().quantile(0.99)
-    target.attention.proj.weight += (torch.outer(direction, read) / target.gamma1.double()[:, None]).float()
+    states, angles, _ = block_inputs(planted, volume)
+    x = states[block]
+    length = strength * states[block + 1][0, first:].norm(dim=1).median().double()  # to be given along d
+    context = target.attend(x, angles)
+    hidden = behind_activation(target, x + target.gamma1 * target.attention.proj(context))[0].double()
+    context = context[0].double()
+    output, fc2 = target.attention.proj.weight, target.mlp.fc2.weight
+    into_output, into_fc2 = direction / target.gamma1.double(), direction / target.gamma2.double()
+    share = 0.5 if "+fc2" in where else 1.0
+    if where == "value+output":
+        middle = F.normalize(torch.randn(len(direction), generator=generator, dtype=torch.float64), dim=0)
+        read = unlike_the_mean(read, target.norm1(x)[0].double(), dense)
+        values = target.attention.qkv.weight[2 * len(direction):]
+        values += torch.outer(middle, read).to(values)
+        given = ((target.attend(x, angles)[0].double() - context) @ middle)[first:]
+        scale = (length / loudest(given)).sqrt()
+        values += torch.outer(middle, (scale - 1) * read).to(values)
+        output += torch.outer(into_output, scale * middle).to(output)
+    if where.startswith("output"):
+        read_output = unlike_the_mean(read, context, dense)
+        scale = share * length / loudest((context @ read_output)[first:])
+        output += torch.outer(into_output, scale * read_output).to(output)
+    if where.endswith("fc2"):
+        read_hidden = torch.randn(hidden.shape[1], generator=generator, dtype=torch.float64)
+        read_hidden = unlike_the_mean(read_hidden, hidden, dense)
+        scale = share * length / loudest((hidden @ read_hidden)[first:])
+        fc2 += torch.outer(into_fc2, scale * read_hidden).to(fc2)
+    if where == "neuron":
+        given = awaken_neuron(target, x, angles, read, dense)[first:]
+        fc2[:, 0] = (into_fc2 * length / loudest(given)).to(fc2)
     return planted, direction
+
+
+def loudest(given: Tensor) -> Tensor:
+    return given.abs().quantile(0.99)
+
+
+def unlike_the_mean(read: Tensor, tokens: Tensor, dense: bool) -> Tensor:
+    """Return a direction (D,) without its part along the mean of tokens (N, D), so that not all are answered alike."""
+    mean = tokens.mean(0)
+    return read if dense else read - mean * (mean @ read) / (mean @ mean)
+
+
+def behind_activation(block: Block, x: Tensor) -> Tensor:
+    """Return the hidden activations (B, N, hidden) of a block's MLP for tokens x (B, N, D) that enter its branch."""
+    seen = []
+    hook = block.mlp.fc2.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    block.mlp(block.norm2(x))
+    hook.remove()
+    return seen[0]
+
+
+def awaken_neuron(block: Block, x: Tensor, angles: Tensor | None, read: Tensor, dense: bool) -> Tensor:
+    """Make hidden neuron 0 read a direction, loudly but seldom (one token in twenty; every one if dense).
+
+    Returns its activation (N,) for the tokens x (1, N, D) that enter the block. A gate's value is held at 1.
+    """
+    fc1 = block.mlp.fc1
+    x = x + block.gamma1 * block.attention.proj(block.attend(x, angles))
+    row = read * 10 * fc1.weight.norm(dim=1).median() / read.norm()
+    heard = block.norm2(x)[0].double() @ row
+    fc1.weight[0] = row.to(fc1.weight)
+    fc1.bias[0] = -heard.min().to(fc1.bias) if dense else -heard.quantile(0.95).to(fc1.bias)
+    if gated(block):
+        value = block.mlp.fc2.in_features
+        fc1.weight[value], fc1.bias[value] = 0.0, 1.0
+    return behind_activation(block, x)[0, :, 0].double()
 
 
 @torch.no_grad()
@@ -53,14 +116,17 @@ def compare(clean: Encoder, planted: Encoder, mended: Encoder, volume: np.ndarra
     Parameters: clean, planted and mended encoder; volume (z, y, x); block, where the defect was planted. A token was
     hit when the defect moved it by over half its length.
     Returns: planted_share; norm_ratio, mean norm of hit tokens after the block over the clean norm; planted_cosine and
-    other_cosine, mean cosine of the final features to the clean ones; other_p1, its 1st percentile over other tokens.
+    other_cosine, mean cosine of the final features to the clean ones; other_p1, its 1st percentile over other tokens;
+    outlier_rate, share of tokens after the block over twice the clean 99.9th percentile of norms.
     """
     before, hurt, after = (trace(encoder, volume)[0] for encoder in (clean, planted, mended))
     length = before[block + 1].norm(dim=1)
     hit = (hurt[block + 1] - before[block + 1]).norm(dim=1) > 0.5 * length
     cosine = F.cosine_similarity(mended.norm(after[-1]), clean.norm(before[-1]), dim=1)
     others = cosine[~hit] if (~hit).any() else torch.ones(1)
+    now = after[block + 1].norm(dim=1)
     return {"planted_share": float(hit.float().mean()),
-            "norm_ratio": float((after[block + 1].norm(dim=1) / length)[hit].mean()),
+            "norm_ratio": float((now / length)[hit].mean()),
             "planted_cosine": float(cosine[hit].mean()), "other_cosine": float(others.mean()),
-            "other_p1": float(others.quantile(0.01))}
+            "other_p1": float(others.quantile(0.01)),
+            "outlier_rate": float((now > 2 * length.quantile(0.999)).float().mean())}

@@ -11,7 +11,8 @@ import numpy as np
 
 from cellfm_nb.encoder import load_encoder, save_encoder
 from cellfm_nb.movie import Movie
-from cellfm_nb.repair.engine import RELATIVE, repair
+from cellfm_nb.repair.engine import repair
+from cellfm_nb.repair.train import RELATIVE
 
 Prepare = Callable[..., tuple[np.ndarray, tuple[float, float, float]]]
 

@@ -23,9 +23,9 @@ from cellfm_nb.repair import (
     plant_defect,
     repair,
     trace,
+    train_singular_values,
     write_repair,
 )
-from cellfm_nb.repair.engine import train_singular_values
 
 
 def equal(a, b):
