@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cellfm_nb.augment.draws import Source, draw
 from cellfm_nb.errors import InputError
 
 Triple = tuple[int, int, int]
@@ -89,23 +90,27 @@ class Placement:
         return z, y, x
 
     def cut(self, volumes: Tensor) -> Tensor:
-        """Return the views (V, B, C, *shape) of volumes (B, C, Z, Y, X).
+        """Return the views (V, B, C, *shape) of volumes (B, C, Z, Y, X), or (V, B, C, Z, Y, X), one for each view.
 
         Unscaled views hold the volume's voxels unchanged. Scaled ones are read trilinearly, or, where volumes hold
         integers (labels), at the nearest voxel. Reading between voxels averages noise: add noise afterwards.
         """
         where = [index.to(volumes.device) for index in self.indices()]
+        own, size = volumes.dim() == 6, volumes.shape[-3:]
         if self.scales is None or not volumes.is_floating_point():
-            sample = torch.arange(len(volumes), device=volumes.device).view(1, -1, 1, 1, 1)
+            view, sample = (torch.arange(n, device=volumes.device) for n in self.starts.shape[:2])
+            lead = [view.view(-1, 1, 1, 1, 1)] * own + [sample.view(1, -1, 1, 1, 1)]
             if self.scales is not None:
-                where = [w.round().long().clamp(0, n - 1) for w, n in zip(where, volumes.shape[2:], strict=True)]
-            return volumes.movedim(1, -1)[sample, *where].movedim(-1, 2)  # (V, B, z, y, x, C) -> (V, B, C, z, y, x)
+                where = [w.round().long().clamp(0, n - 1) for w, n in zip(where, size, strict=True)]
+            shown = volumes.movedim(-4, -1)[(*lead, *where)]
+            return shown.movedim(-1, 2)  # (V, B, z, y, x, C) -> (V, B, C, z, y, x)
         shape = (*self.starts.shape[:2], *self.shape)
         grid = torch.stack([((2 * w + 1) / n - 1).expand(shape)  # grid_sample's -1 to 1, and its order x, y, z
-                            for w, n in zip(where[::-1], volumes.shape[:1:-1], strict=True)], -1)
+                            for w, n in zip(where[::-1], size[::-1], strict=True)], -1)
         fine = volumes if volumes.dtype == torch.float64 else volumes.float()
-        return torch.stack([F.grid_sample(fine, view.to(fine.dtype), padding_mode="border", align_corners=False)
-                            for view in grid]).to(volumes.dtype)
+        each = fine if own else [fine] * len(grid)
+        return torch.stack([F.grid_sample(one, view.to(fine.dtype), padding_mode="border", align_corners=False)
+                            for one, view in zip(each, grid, strict=True)]).to(volumes.dtype)
 
 
 def shared_fraction(a: Placement, i: int, b: Placement, j: int) -> Tensor:
@@ -117,14 +122,14 @@ def shared_fraction(a: Placement, i: int, b: Placement, j: int) -> Tensor:
 
 
 def place_views(batch: int, volume: Triple, global_shape: Triple, local_shape: Triple, n_local: int,
-                min_overlap: float, generator: torch.Generator, *, n_global: int = 2,
+                min_overlap: float, generator: Source, *, n_global: int = 2,
                 scale: tuple[float, float] | None = None) -> tuple[Placement, Placement]:
     """Choose where global and local views of B volumes lie, flipped and turned by chance.
 
     Parameters: batch, B; volume, global_shape, local_shape (z, y, x) voxels; n_local, n_global, how many of each;
     min_overlap, the least share of the smaller one's volume that a global view has in common with every other view of
-    its sample; generator, CPU; scale, range of the voxels of the volume per voxel of a view, in y and x alike
-    (z keeps its own sampling), drawn evenly in the logarithm; None for 1, whole voxels.
+    its sample; generator, CPU, one or one for each sample; scale, range of the voxels of the volume per voxel of a
+    view, in y and x alike (z keeps its own sampling), drawn evenly in the logarithm; None for 1, whole voxels.
     Returns: Placement of the global views (n_global, B) and of the local ones (n_local, B).
     Raises InputError when a view does not fit into the volume.
     """
@@ -155,35 +160,35 @@ def place_crops(starts: Tensor, shape: Triple) -> Placement:
     return Placement(starts, shape, none, none[..., 0])
 
 
-def _scales(limits: tuple[float, float] | None, n: int, batch: int, generator: torch.Generator) -> Tensor | None:
+def _scales(limits: tuple[float, float] | None, n: int, batch: int, generator: Source) -> Tensor | None:
     if limits is None:
         return None
-    u = torch.rand(n, batch, generator=generator, dtype=torch.float64)
+    u = draw(torch.rand, (n, batch), generator, torch.float64)
     in_plane = torch.exp(math.log(limits[0]) + (math.log(limits[1]) - math.log(limits[0])) * u)
     return torch.stack([torch.ones_like(in_plane), in_plane, in_plane], -1)
 
 
 def _starts(room: int, big: Tensor, small: Tensor, keep: float, whole: bool,
-            generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            generator: Source) -> tuple[Tensor, Tensor]:
     """Draw starts along one axis: big (n_global, B) and small (n_local, B) are extents; whole, in whole voxels."""
     placed: list[tuple[Tensor, Tensor]] = []  # (start, extent) of the global views so far
 
-    def draw(extent: Tensor) -> Tensor:
+    def place(extent: Tensor) -> Tensor:
         low, high = torch.zeros_like(extent), room - extent
         for at, size in placed:
             common = keep * torch.minimum(size, extent)
             low, high = torch.maximum(low, at + common - extent), torch.minimum(high, at + size - common)
-        u = torch.rand(low.shape, generator=generator, dtype=torch.float64)
+        u = draw(torch.rand, low.shape, generator, torch.float64)
         if not whole:
             return low + u * (high - low).clamp(min=0)
         low, high = torch.ceil(low - 1e-9), torch.floor(high + 1e-9)
         return (low + torch.floor(u * (high - low + 1))).long()
 
     for extent in big.split(1):
-        placed.append((draw(extent), extent))
-    return torch.cat([start for start, _ in placed]), draw(small)
+        placed.append((place(extent), extent))
+    return torch.cat([start for start, _ in placed]), place(small)
 
 
-def _oriented(starts: Tensor, shape: Triple, scales: Tensor | None, generator: torch.Generator) -> Placement:
-    coins = torch.rand(*starts.shape[:2], 4, generator=generator) < 0.5
+def _oriented(starts: Tensor, shape: Triple, scales: Tensor | None, generator: Source) -> Placement:
+    coins = draw(torch.rand, (*starts.shape[:2], 4), generator) < 0.5
     return Placement(starts, shape, coins[..., :3], coins[..., 3], scales)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +13,9 @@ from cellfm_nb.encoder.attention import Attention
 
 
 class DropPath(nn.Module):
-    """Skip a residual branch for a random part of the batch (stochastic depth, Huang et al. 2016)."""
+    """Skip a residual branch for a random part of the batch (stochastic depth, Huang et al. 2016); see `drops_of`."""
+
+    part: tuple[range, int] | None = None
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -21,8 +26,29 @@ class DropPath(nn.Module):
             return x
         if self.rate == 1:
             return torch.zeros_like(x)
-        keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.rate
-        return x * keep / (1 - self.rate)
+        if self.part is None:
+            coins = torch.rand(len(x), device=x.device)
+        else:  # rows are views of samples, view-major: draw for all samples, keep those of this part
+            samples, batch = self.part
+            coins = torch.rand(len(x) // len(samples), batch, device=x.device)[:, samples.start:samples.stop].flatten()
+        return x * (coins >= self.rate).view(-1, *[1] * (x.dim() - 1)) / (1 - self.rate)
+
+
+@contextmanager
+def drops_of(samples: range, batch: int, seed: int, active: bool = True) -> Iterator[None]:
+    """Let drop path skip for each sample what it would skip for it in the whole batch, on any rank and in any part.
+
+    Parameters: samples, of the global batch that the rows hold (every view of them, view-major); batch, its size;
+    seed; active, False does nothing. The caller's own random numbers are left alone.
+    """
+    with torch.random.fork_rng(enabled=active):
+        if active:
+            torch.manual_seed(seed)
+            DropPath.part = (samples, batch)
+        try:
+            yield
+        finally:
+            DropPath.part = None
 
 
 class Mlp(nn.Module):

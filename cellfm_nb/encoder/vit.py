@@ -156,18 +156,24 @@ class Encoder(nn.Module):
         copy.load_state_dict(state)
         return copy.train(self.training)
 
-    def save_pretrained(self, folder: str | Path, trained_on: dict | None = None) -> Path:
-        """Write encoder.safetensors and config.json into a folder; see `weights.save_encoder`."""
-        from cellfm_nb.encoder.weights import save_encoder
+    def save_pretrained(self, folder: str | Path, trained_on: dict | None = None, dtype: str = "float32") -> Path:
+        """Write encoder.safetensors, config.json and a model card, README.md, into a folder; see `weights.save_folder`.
 
-        return save_encoder(self, Path(folder) / "encoder.safetensors", Path(folder) / "config.json", trained_on)
+        trained_on: JSON-able facts, best with "data", "figures", "limits" and "licence"; dtype, "float32" | "bfloat16".
+        """
+        from cellfm_nb.encoder.weights import save_folder
+
+        return save_folder(self, folder, trained_on, dtype)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Encoder:
-        """Read an encoder written by `save_pretrained`, checking the sha256 of the weights; in eval mode."""
+    def from_pretrained(cls, place: str | Path, device: str = "cpu") -> Encoder:
+        """Read what `save_pretrained` wrote: a folder, or the name of an encoder that comes with the package.
+
+        Returns: the encoder in eval mode, float32, its weights checked by their sha256. Raises InputError otherwise.
+        """
         from cellfm_nb.encoder.weights import load_encoder
 
-        return load_encoder(folder, device)
+        return load_encoder(place, device)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:

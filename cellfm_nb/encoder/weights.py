@@ -9,43 +9,80 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from cellfm_nb.encoder.card import model_card
 from cellfm_nb.errors import InputError
 
 if TYPE_CHECKING:
     from cellfm_nb.encoder.vit import Encoder
 
 FORMAT = "cellfm_nb.encoder/1"
+PACKAGED = Path(__file__).parents[1] / "weights"  # NAME/: encoder.safetensors, config.json, README.md
 
 
 def save_encoder(encoder: Encoder, weights_path: str | Path, config_path: str | Path,
-                 trained_on: dict | None = None) -> Path:
+                 trained_on: dict | None = None, dtype: str = "float32") -> Path:
     """Write an encoder's weights (safetensors) and its description (json), each renamed when whole.
 
-    Parameters: encoder; weights_path, config_path, files to write; trained_on, JSON-able facts about the training.
+    Parameters: encoder; weights_path, config_path, files to write; trained_on, JSON-able facts about the training;
+    dtype, "float32" | "bfloat16" (half the bytes; read back as float32, 3 significant digits).
     Returns: the folder of the weights. config.json holds the configuration, the sha256 of the weights, the number of
     parameters and what the encoder was trained on.
     """
     weights_path, config_path = Path(weights_path), Path(config_path)
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()})
-    card = {"format": FORMAT, "config": asdict(encoder.config), "parameters": encoder.n_parameters,
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError("weights are not stored so", where="save_encoder", got=dtype, expected="float32 | bfloat16")
+    data = save({name: tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
+                 for name, tensor in encoder.state_dict().items()})
+    card = {"format": FORMAT, "config": asdict(encoder.config), "parameters": encoder.n_parameters, "dtype": dtype,
             "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "trained_on": trained_on or {}}
     write_whole(weights_path, data)
     write_whole(config_path, (json.dumps(card, indent=1) + "\n").encode())
     return weights_path.parent
 
 
+def save_folder(encoder: Encoder, folder: str | Path, trained_on: dict | None = None, dtype: str = "float32") -> Path:
+    """Write encoder.safetensors, config.json and a model card, README.md, into a folder; see `save_encoder`."""
+    folder = Path(folder)
+    save_encoder(encoder, folder / "encoder.safetensors", folder / "config.json", trained_on, dtype)
+    card = model_card(folder.resolve().name, json.loads((folder / "config.json").read_text()))
+    write_whole(folder / "README.md", card.encode())
+    return folder
+
+
+def packaged() -> list[str]:
+    """Return the names of the encoders that come with the package."""
+    return sorted(path.parent.name for path in PACKAGED.glob("*/config.json"))
+
+
+def find_folder(place: str | Path) -> Path:
+    """Return the folder of an encoder: one that is there, or that of a packaged name.
+
+    Raises: InputError listing the known names.
+    """
+    if Path(place).is_dir():
+        return Path(place)
+    if str(place) in (names := packaged()):
+        return PACKAGED / place
+    raise InputError("no encoder here", where=place, expected="a folder with encoder.safetensors and config.json, or "
+                     f"a name: {', '.join(names) or 'none comes with this package'}",
+                     do="run notebook 03_pretrain_encoder, or give a folder that save_pretrained wrote")
+
+
 def load_encoder(folder: str | Path, device: str = "cpu") -> Encoder:
     """Read the encoder in a folder (encoder.safetensors, config.json) and check that nothing is damaged.
 
+    Parameters: folder, or the name of an encoder that comes with the package (`packaged`); device.
     Returns: the encoder in eval mode on the device.
     Raises: InputError when a file is missing, unreadable, of another checksum, or does not fit its configuration.
     """
     from cellfm_nb.encoder.vit import Encoder, EncoderConfig
 
-    weights_path, config_path = Path(folder) / "encoder.safetensors", Path(folder) / "config.json"
+    folder = find_folder(folder)
+    weights_path, config_path = folder / "encoder.safetensors", folder / "config.json"
     for path in (weights_path, config_path):
         if not path.is_file():
             raise InputError("no encoder here", where=path, expected="encoder.safetensors and config.json",

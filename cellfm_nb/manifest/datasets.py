@@ -117,9 +117,9 @@ def cache_folder() -> Path:
 
 
 def search_path() -> list[Path]:
-    """Return the folders a dataset is looked for in: those of CELLFM_DATA, then the cache."""
+    """Return the folders a dataset is looked for in: those of CELLFM_DATA, the packaged weights, the cache."""
     given = [Path(p).expanduser() for p in os.environ.get("CELLFM_DATA", "").split(os.pathsep) if p]
-    return [*given, cache_folder()]
+    return [*given, Path(__file__).parents[1] / "weights", cache_folder()]
 
 
 def locate(name: str) -> dict[str, Path] | None:

@@ -29,18 +29,18 @@ def pretrain(crops: Any, encoder_config: EncoderConfig, settings: PretrainSettin
              probe: Probe | None = None) -> tuple[Encoder, pd.DataFrame]:
     """Train an encoder without labels: DINO + iBOT + KoLeo with an EMA teacher, and denoising.
 
-    Parameters: crops (n, z, y, x) or (n, 1, z, y, x), float16 or float32, normalised (background noise of standard
+    Parameters: crops (n, z, y, x) or (n, k, z, y, x), float16 or float32, normalised (background noise of standard
     deviation 1), or a ShardLoader of such, see `Crops`; encoder_config; settings; seed; device; checkpoint_dir, where
     the state is kept every `settings.checkpoint_every` steps and found again after a kill; on_step, called as
     on_step(step=0, loss=..., ...) with each row of the log; until, stop before this step and keep the state, to go on
     another time; probe, called with the teacher's encoder every `settings.probe_every` steps, returns numbers for the
     log ({"probe_ap": ...}).
     Returns: the teacher's encoder in eval mode, and the log, one row per step: step, seconds, lr, loss, dino, ibot,
-    koleo, denoise, grad_norm, entropy_patch, entropy_cls (of the targets, over log K), rankme, feature_std, dead,
-    outliers, prototypes, cls_patch, masked_spread, and what the probe says.
+    koleo, denoise (gram, decorrelate where weighted), grad_norm, entropy_patch, entropy_cls (of the targets, over
+    log K), rankme, feature_std, dead, outliers, prototypes, cls_patch, masked_spread, and what the probe says.
     Every random draw depends on (seed, step, sample) alone: a run resumed from a checkpoint equals one never stopped,
     bit for bit on a CPU with the same number of threads, and several ranks (torchrun; `settings.batch` is the global
-    batch) make the steps of one, to rounding, but for drop path.
+    batch) make the steps of one, to rounding.
     Raises: InputError on unfit crops or a bad checkpoint; FloatingPointError when the loss stops being finite on any
     rank; Collapsed when the features stay collapsed. All ranks raise together.
     Method: DINOv2 (Oquab et al. 2023) in 3D as in SpatialDINO, with its training mistakes repaired.
@@ -53,11 +53,10 @@ def pretrain(crops: Any, encoder_config: EncoderConfig, settings: PretrainSettin
     before = log[-1]["seconds"] if log else 0.0
     start, bar = time.monotonic(), Progress(s.steps, "pretraining", done=first) if lead else None
     stop = s.steps if until is None else min(until, s.steps)
-    bad = 0
     for step in range(first, stop):
         row = trainer.step(step, log[-1] if log else None)
         log.append({"step": step, "seconds": before + time.monotonic() - start} | row)
-        bad = bad + 1 if health.collapsed(log[-1], encoder_config.width) else 0
+        bad = health.collapsed_since(log, encoder_config.width)
         if not np.isfinite(row["loss"]) or (s.patience and bad >= s.patience * s.health_every):
             if bar:
                 bar.close()
@@ -90,7 +89,7 @@ def write_pretrained(weights_path: str | Path, config_path: str | Path, log_path
                             on_step=on_step)
     if ranks.rank_and_world()[0]:
         return
-    facts = {"crops": [len(crops), *crops.shape], "steps": settings.steps, "batch": settings.batch, "seed": seed,
+    facts = {"crops": [len(crops), *crops.shape[-3:]], "steps": settings.steps, "batch": settings.batch, "seed": seed,
              "settings": asdict(settings), "final_loss": float(log["loss"].iloc[-1])}
     log.to_csv(log_path, index=False)
     save_encoder(encoder, weights_path, config_path, trained_on=facts)

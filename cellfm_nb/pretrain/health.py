@@ -9,6 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cellfm_nb.pretrain.losses import entropy_ratio
+
+MEASURES = ("entropy_patch", "entropy_cls", "rankme", "feature_std", "dead", "outliers", "prototypes", "cls_patch",
+            "masked_spread")
+PROBE_FALL = 0.05  # of average precision; differences below about .03 are noise (`pretraining_findings.md`)
+
 
 class Collapsed(RuntimeError):
     """The encoder has stopped telling things apart; the message says how, and what to try."""
@@ -72,15 +78,35 @@ def masked_spread(tokens: Tensor, mask: Tensor) -> float:
     return float(torch.stack(spreads).mean()) if spreads else math.nan
 
 
+def measure(seen: dict[str, Tensor]) -> dict[str, float]:
+    """Return the `MEASURES` of a step.
+
+    Parameters: seen: "teacher", "student" (V, N, D) patches, "teacher_cls" (V, D), "mask" (V, N), "patch" (V, N, K)
+    and "cls" (..., K), the target probabilities.
+    """
+    patches = seen["teacher"].flatten(0, 1)
+    return dict(zip(MEASURES, (
+        float(entropy_ratio(seen["patch"])), float(entropy_ratio(seen["cls"])), rankme(patches), feature_std(patches),
+        dead_share(patches), outlier_share(patches), prototypes_used(seen["patch"]),
+        cls_patch_similarity(seen["teacher_cls"], seen["teacher"]), masked_spread(seen["student"], seen["mask"])),
+        strict=True))
+
+
 def collapsed(row: dict, width: int) -> bool:
     """Say whether a row of the log shows a collapse there is no way back from: no spread, or almost no rank."""
     return row["feature_std"] < 0.01 or row["rankme"] < 0.02 * width
 
 
+def collapsed_since(log: list[dict], width: int) -> int:
+    """Return how many rows at the end of a log show a collapse, one after the other."""
+    return next((n for n, row in enumerate(reversed(log)) if not collapsed(row, width)), len(log))
+
+
 def alarms(log: pd.DataFrame | dict, width: int) -> list[str]:
     """Say in plain words what looks wrong at the end of a log; an empty list when nothing does.
 
-    Parameters: log, the table of `engine.pretrain` (its last row is judged), or one row as a dict; width, D.
+    Parameters: log, the table of `engine.pretrain` (its last row is judged, and its probes against the best of them),
+    or one row as a dict; width, D.
     """
     row = log if isinstance(log, dict) else log.iloc[-1].to_dict()
     found = []
@@ -115,4 +141,8 @@ def alarms(log: pd.DataFrame | dict, width: int) -> list[str]:
     if row.get("masked_spread", 1.0) < 1e-4:
         found.append("All hidden tokens of a view are the same: iBOT can only fit an average; "
                      "mask voxels before an overlapping stem.")
+    probes = [] if isinstance(log, dict) or "probe_ap" not in log else log["probe_ap"].dropna()
+    if len(probes) and probes.iloc[-1] < probes.max() - PROBE_FALL:
+        found.append(f"The probe is falling: average precision {probes.iloc[-1]:.2f}, once {probes.max():.2f}; "
+                     "stop there, lower the learning rate, or hold the patches by Gram anchoring.")
     return found

@@ -70,6 +70,29 @@ def denoise_loss(prediction: Tensor, target: Tensor, delta: float = 5.0) -> Tens
     return F.huber_loss(prediction, target, delta=delta)
 
 
+def gram_loss(student: Tensor, anchor: Tensor) -> Tensor:
+    """Keep patches as alike as an earlier teacher saw them, whatever they are: Gram anchoring (DINOv3, Simeoni 2025).
+
+    Parameters: student, anchor (V, N, D) patches of the same views.
+    Returns: the mean squared difference between the two (N, N) tables of cosines.
+    """
+    ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student, anchor))
+    return F.mse_loss(ours @ ours.transpose(1, 2), theirs @ theirs.transpose(1, 2))
+
+
+def position_loss(patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """Take the place out of the patches: squared Frobenius norm of their covariance with it, over D.
+
+    Parameters: patches (V, N, D), brought to unit length here; grid (z, y, x), N tokens, x running fastest: places are
+    the centres of its cells in [-1, 1]. The covariance is that of all views of all ranks.
+    """
+    axes = [(torch.arange(n, device=patches.device) + 0.5) * 2 / n - 1 for n in grid]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)  # (N, 3), of mean 0
+    rows = F.normalize(patches.float(), dim=-1)
+    together = total(torch.einsum("vnd,np->dp", rows, place)) / (rows.shape[0] * rows.shape[1] * rank_and_world()[1])
+    return together.square().sum() / rows.shape[-1]
+
+
 @torch.no_grad()
 def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     """Turn teacher logits (..., K) into probabilities that use all prototypes evenly (Sinkhorn-Knopp).

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
@@ -28,12 +31,26 @@ def make_masks(views: int, grid: Triple, ratio: tuple[float, float], share: floa
     return torch.from_numpy(masks)
 
 
-def block_mask(grid: Triple, count: int, generator: np.random.Generator, tries: int = 10) -> np.ndarray:
-    """Hide exactly `count` tokens: boxes while they fit, then tokens that touch them.
+def block_mask(grid: Triple, count: int, generator: np.random.Generator, tries: int = 10,
+               wishes: Sequence[int] = ()) -> np.ndarray:
+    """Hide exactly `count` tokens: boxes about the wished ones, boxes while they fit, then tokens that touch them.
 
+    wishes: numbers of tokens to hide first, as far as the count goes.
     Returns: (z, y, x) bool.
     """
     mask = np.zeros(grid, bool)
+    wishes = wishes[:count]
+    for done, token in enumerate(wishes):
+        if mask.flat[token]:
+            continue
+        missing, later = count - mask.sum(), len(wishes) - done - 1  # each later wish may need a token of its own
+        box = np.minimum(block_shape(missing / (later + 1), grid, generator), grid)
+        start = np.clip(np.unravel_index(token, grid) - generator.integers(0, box), 0, grid - box)
+        where = tuple(slice(s, s + b) for s, b in zip(start, box, strict=True))
+        if box.prod() - mask[where].sum() <= missing - later:
+            mask[where] = True
+        else:
+            mask.flat[token] = True
     while (missing := count - mask.sum()) > 0:
         for _ in range(tries):
             box = np.minimum(block_shape(generator.uniform(min(4, missing), missing), grid, generator), grid)
@@ -63,6 +80,40 @@ def block_shape(volume: float, grid: Triple, generator: np.random.Generator, asp
         sides[axis] = int(side) + (generator.random() < side % 1)
         left = left / side
     return np.maximum(sides, 1)
+
+
+def toward_foreground(masks: Tensor, seen: Tensor, grid: Triple, share: float,
+                      generators: Sequence[np.random.Generator]) -> Tensor:
+    """Redraw masks so that each hides at least a share of its view's foreground, as far as its count of tokens goes.
+
+    Parameters: masks, seen (V, N) bool, hidden tokens and foreground tokens of V views; grid (z, y, x); share;
+    generators, one for each view.
+    Returns: (V, N) bool, as many hidden in each view as before; a view without foreground keeps its unbiased mask.
+    """
+    out = masks.clone()
+    for row in masks.any(dim=1).nonzero()[:, 0].tolist():
+        tokens = generators[row].permutation(np.flatnonzero(seen[row].numpy()))
+        if len(tokens):
+            wishes = tokens[:int(np.ceil(share * len(tokens)))]
+            mask = block_mask(grid, int(masks[row].sum()), generators[row], wishes=wishes)
+            out[row] = torch.from_numpy(mask.ravel())
+    return out
+
+
+def foreground(views: Tensor, blob: Tensor, patch: Triple, sd: float = 5.0) -> Tensor:
+    """Say which tokens of normalised views hold a blob, without a label: a matched filter stands out of its noise.
+
+    Parameters: views (V, 1, z, y, x), whole patches; blob (1, 1, kz, ky, kx), the filter; patch (z, y, x); sd, robust
+    standard deviations (1.4826 times the median absolute one, per view) that its largest response in a token is above
+    the median: 5 cry wolf in one of about 100 views of pure noise.
+    Returns: (V, N) bool, on the CPU.
+    """
+    response = F.conv3d(views.float(), blob.to(views.device), padding=[k // 2 for k in blob.shape[2:]])
+    rows = response.flatten(1)
+    middle = rows.median(dim=1, keepdim=True).values
+    spread = 1.4826 * (rows - middle).abs().median(dim=1, keepdim=True).values
+    top = F.max_pool3d(response, patch, stride=patch).flatten(1)
+    return (top > middle + sd * spread.clamp(min=1e-6)).cpu()
 
 
 def mask_weights(mask: Tensor) -> Tensor:

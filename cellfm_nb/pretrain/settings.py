@@ -24,6 +24,13 @@ class PretrainSettings:
     one below. accumulate: parts a batch is worked through in, to save memory; what couples samples (Sinkhorn, KoLeo,
     heads that standardise) then sees one part at a time. checkpoint_every, health_every, probe_every (0: never): steps.
     patience: measurements in a row that say "collapsed" before the run stops (0: never).
+    pairs: what the views of a place show: "same", its first picture; "next", its pictures in turn (neighbouring frames,
+    or independent exposures, see `Crops`); "noise", two halves of its first picture with independent noises.
+    scale: range of voxels of the crop per voxel of a view, in y and x; None for no stretching.
+    mask_foreground: least share of a masked view's foreground tokens to hide, found without labels; 0 for no bias.
+    gram: weight of the loss that keeps the patches as alike as an earlier teacher saw them; gram_every, steps between
+    two such anchors, none before the first. decorrelate: weight of the covariance of patches with their position.
+    merged_heads: one head for CLS and patches.
     """
 
     steps: int = 320
@@ -65,10 +72,19 @@ class PretrainSettings:
     health_every: int = 10
     probe_every: int = 0
     patience: int = 5
+    pairs: str = "same"
+    scale: tuple[float, float] | None = None
+    mask_foreground: float = 0.0
+    gram: float = 0.0
+    gram_every: int = 100
+    decorrelate: float = 0.0
+    merged_heads: bool = False
 
     def __post_init__(self) -> None:
         for name in ("global_shape", "local_shape", "mask_ratio", "noise", "brightness", "gamma"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.scale is not None:
+            object.__setattr__(self, "scale", tuple(self.scale))
         if self.centring not in ("sinkhorn", "centre"):
             raise InputError("unknown centring", where="PretrainSettings.centring", got=self.centring,
                              expected="sinkhorn | centre")
@@ -79,6 +95,14 @@ class PretrainSettings:
             raise InputError("a batch can't be cut like this", where="PretrainSettings",
                              got=f"batch {self.batch}, accumulate {self.accumulate}, layer_decay {self.layer_decay}",
                              expected="accumulate a divisor of batch, layer_decay in (0, 1]")
+        if self.pairs not in ("same", "next", "noise"):
+            raise InputError("unknown pairs", where="PretrainSettings.pairs", got=self.pairs,
+                             expected="same | next | noise")
+        if not 0 <= self.mask_foreground <= 1 or self.gram_every < 1 or min(self.gram, self.decorrelate) < 0:
+            raise InputError("an option is out of range", where="PretrainSettings",
+                             got=f"mask_foreground {self.mask_foreground}, gram {self.gram}, gram_every "
+                                 f"{self.gram_every}, decorrelate {self.decorrelate}",
+                             expected="a share; weights >= 0; gram_every >= 1")
         if any(s > g for s, g in zip(self.local_shape, self.global_shape, strict=True)):
             raise InputError("a local view is larger than a global one", where="PretrainSettings",
                              got=f"local_shape {self.local_shape}, global_shape {self.global_shape}")

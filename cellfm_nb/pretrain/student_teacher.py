@@ -16,18 +16,23 @@ from cellfm_nb.seeds import torch_rng
 
 
 class Network(nn.Module):
-    """Join an encoder with one prototype head for CLS and one for patches."""
+    """Join an encoder with one prototype head for CLS and one for patches, or with one for both."""
 
     def __init__(self, encoder: Encoder, s: PretrainSettings, seed: int) -> None:
         super().__init__()
         self.encoder = encoder
         width = encoder.config.width
         self.cls_head = PrototypeHead(width, s.prototypes, s.hidden, s.bottleneck, torch_rng(seed, "cls head"))
-        self.patch_head = PrototypeHead(width, s.prototypes, s.hidden, s.bottleneck, torch_rng(seed, "patch head"))
+        if not s.merged_heads:
+            self.patch_head = PrototypeHead(width, s.prototypes, s.hidden, s.bottleneck, torch_rng(seed, "patch head"))
+
+    def head(self, kind: str) -> PrototypeHead:
+        """Return the head of "cls" or "patch"."""
+        return self.patch_head if kind == "patch" and hasattr(self, "patch_head") else self.cls_head
 
 
 class StudentTeacher(nn.Module):
-    """Hold the student, its teacher, the denoising decoder and the teacher's centres.
+    """Hold the student, its teacher, the denoising decoder, the teacher's centres, and its anchor if one is asked for.
 
     The teacher starts as a bit-wise copy of the student, never gets a gradient, and follows by `follow`.
     """
@@ -38,6 +43,7 @@ class StudentTeacher(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.denoise_head = DenoiseHead(config.width, config.patch, config.spacing_um,
                                         torch_rng(seed, "denoise head"))
+        self.anchor = copy.deepcopy(self.teacher.encoder) if s.gram else None
         self.centring = s.centring
         self.register_buffer("cls_centre", torch.zeros(s.prototypes))
         self.register_buffer("patch_centre", torch.zeros(s.prototypes))
@@ -45,7 +51,9 @@ class StudentTeacher(nn.Module):
     def train(self, mode: bool = True) -> StudentTeacher:
         """Set the training mode of the student; the teacher stays in eval mode."""
         super().train(mode)
-        self.teacher.eval()
+        for still in (self.teacher, self.anchor):
+            if still is not None:
+                still.eval()
         return self
 
     @torch.no_grad()
@@ -54,6 +62,10 @@ class StudentTeacher(nn.Module):
         teacher, student = list(self.teacher.parameters()), list(self.student.parameters())
         torch._foreach_mul_(teacher, momentum)
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
+
+    def drop_anchor(self) -> None:
+        """Remember the teacher's encoder as it is: what the student's patches are held to from now on."""
+        self.anchor.load_state_dict(self.teacher.encoder.state_dict())
 
     @torch.no_grad()
     def targets(self, logits: Tensor, kind: str, temperature: float, momentum: float = 0.9) -> Tensor:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellfm_nb.encoder import EncoderConfig, pad_to_patches
+from cellfm_nb.encoder import EncoderConfig, blob_filters, drops_of, filter_size, pad_to_patches
 from cellfm_nb.errors import InputError
 from cellfm_nb.pretrain import health, losses, ranks, schedules
 from cellfm_nb.pretrain.checkpoint import optimiser_tensors, restore_optimiser
 from cellfm_nb.pretrain.crops import Crops
-from cellfm_nb.pretrain.masks import make_masks, mask_weights
+from cellfm_nb.pretrain.masks import foreground, make_masks, mask_weights, toward_foreground
 from cellfm_nb.pretrain.settings import PretrainSettings
 from cellfm_nb.pretrain.student_teacher import StudentTeacher
 from cellfm_nb.pretrain.views import Views, make_views
@@ -47,8 +47,7 @@ class Trainer:
     def views(self, step: int, samples: range) -> Views:
         """Return the views of some samples of a step; each sample's draws are its own, whoever makes them."""
         crops = self.crops.take(self.picks(step, samples)).to(self.device)
-        return join([make_views(crop[None], self.s, torch_rng(self.seed, "views", step, i))
-                     for i, crop in zip(samples, crops, strict=True)])
+        return make_views(crops, self.s, [torch_rng(self.seed, "views", step, i) for i in samples])
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
@@ -61,72 +60,83 @@ class Trainer:
         masks = make_masks(2 * s.batch, self.grid, s.mask_ratio, s.mask_share, rng(self.seed, "masks", step))
         masks = masks.view(2, s.batch, -1)
         self.optimiser.zero_grad(set_to_none=True)
+        if s.gram and step and step % s.gram_every == 0:
+            model.drop_anchor()
         size, told = len(self.mine) // s.accumulate, []
-        with torch.random.fork_rng(enabled=self.config.drop_path > 0):
-            if self.config.drop_path > 0:
-                torch.manual_seed(int_seed(self.seed, "drop path", step, self.mine.start))
-            for first in range(self.mine.start, self.mine.stop, size):
-                part = range(first, first + size)
-                parts, seen = self.losses(self.views(step, part), masks[:, first:first + size].flatten(0, 1)
-                                          .to(self.device), now.teacher_temp)
+        for first in range(self.mine.start, self.mine.stop, size):
+            part = range(first, first + size)
+            views = self.views(step, part)
+            hidden = self.hidden(step, part, masks[:, first:first + size], views)
+            with drops_of(part, s.batch, int_seed(self.seed, "drop path", step), self.config.drop_path > 0):
+                anchored = bool(s.gram) and step >= s.gram_every
+                parts, seen = self.losses(views, hidden, now.teacher_temp, anchored)
                 loss = sum(getattr(s, name) * value for name, value in parts.items())
                 (loss / s.accumulate).backward()
-                told.append({"loss": float(loss.detach())} | {k: float(v.detach()) for k, v in parts.items()})
+            told.append({"loss": float(loss.detach())} | {k: float(v.detach()) for k, v in parts.items()})
         row = ranks.mean_over_ranks({k: sum(t[k] for t in told) / len(told) for k in told[0]}, self.device)
         for group in self.optimiser.param_groups:
             group["lr"], group["weight_decay"] = now.lr * group["scale"], now.weight_decay * group["decay"]
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         ranks.average_gradients(trained)
         if now.last_frozen:  # after the averaging, which gives every rank a gradient
-            model.student.cls_head.prototypes.grad = model.student.patch_head.prototypes.grad = None
+            for kind in ("cls", "patch"):
+                model.student.head(kind).prototypes.grad = None
         grad_norm = torch.nn.utils.clip_grad_norm_(trained, s.clip)
         if np.isfinite(row["loss"]):  # the mean over ranks: all of them step, or none
             self.optimiser.step()
             model.follow(now.ema)
         return {"lr": now.lr} | row | {"grad_norm": float(grad_norm)} | self.measure(step, seen, last)
 
-    def losses(self, views, mask: Tensor, teacher_temp: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def hidden(self, step: int, samples: range, masks: Tensor, views: Views) -> Tensor:
+        """Return the masks (2B, N) of some samples' global views, redrawn towards their foreground where asked for."""
+        masks = masks.flatten(0, 1)  # (2, B, N) to view-major rows
+        if self.s.mask_foreground:
+            pictures = pad_to_patches(views.globals.flatten(0, 1), self.config.patch)
+            blob = blob_filters(1, filter_size(self.config.spacing_um), self.config.spacing_um, sigmas_um=(0.12, 0.25))
+            draws = [rng(self.seed, "foreground", step, view, i) for view in range(2) for i in samples]
+            masks = toward_foreground(masks, foreground(pictures, blob, self.config.patch), self.grid,
+                                      self.s.mask_foreground, draws)
+        return masks.to(self.device)
+
+    def losses(self, views: Views, mask: Tensor, teacher_temp: float,
+               anchored: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the unweighted losses of a batch, and the tensors that health is read from."""
         s, student, teacher = self.s, self.model.student, self.model.teacher
         b, globals_ = views.globals.shape[1], views.globals.flatten(0, 1)  # (2B, 1, z, y, x), view-major
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             with torch.no_grad():
                 seen_by_teacher = teacher.encoder(globals_)
+                seen_before = self.model.anchor(globals_) if anchored else None
             seen = student.encoder(globals_, mask)
             local = student.encoder(views.locals.flatten(0, 1)) if s.n_local else None
         width = self.config.width
         cls = seen.cls.float().view(2, b, width)
         all_cls = cls if local is None else torch.cat([cls, local.cls.float().view(s.n_local, b, width)])
         with torch.no_grad():
-            patch_logits = teacher.patch_head(seen_by_teacher.patches)  # (2B, N, K)
+            patch_logits = teacher.head("patch")(seen_by_teacher.patches)  # (2B, N, K)
             patch_targets = self.model.targets(patch_logits, "patch", teacher_temp)
-            cls_logits = teacher.cls_head(seen_by_teacher.cls.view(2, b, width))
+            cls_logits = teacher.head("cls")(seen_by_teacher.cls.view(2, b, width))
             cls_targets = self.model.targets(cls_logits, "cls", teacher_temp)
         target = self.model.denoise_head.target(pad_to_patches(views.targets.flatten(0, 1), self.config.patch))
         parts = {
-            "dino": losses.dino_loss(cls_targets, student.cls_head(all_cls), s.student_temp),
-            "ibot": losses.ibot_loss(patch_targets[mask], student.patch_head(seen.patches)[mask],
+            "dino": losses.dino_loss(cls_targets, student.head("cls")(all_cls), s.student_temp),
+            "ibot": losses.ibot_loss(patch_targets[mask], student.head("patch")(seen.patches)[mask],
                                      mask_weights(mask), s.student_temp),
             "koleo": losses.koleo_loss(cls),
             "denoise": losses.denoise_loss(self.model.denoise_head(seen.patches), target),
         }
+        if anchored:
+            parts["gram"] = losses.gram_loss(seen.patches, seen_before.patches)
+        if s.decorrelate:
+            parts["decorrelate"] = losses.position_loss(seen.patches, seen.grid)
         return parts, {"teacher": seen_by_teacher.patches, "teacher_cls": seen_by_teacher.cls, "student": seen.patches,
                        "mask": mask, "patch": patch_targets, "cls": cls_targets}
 
     def measure(self, step: int, seen: dict[str, Tensor], last: dict | None) -> dict[str, float]:
         """Return the health of this step, or the last one measured where it is not this step's turn."""
-        keys = ("entropy_patch", "entropy_cls", "rankme", "feature_std", "dead", "outliers", "prototypes", "cls_patch",
-                "masked_spread")
         if last is not None and step % self.s.health_every and step + 1 < self.s.steps:
-            return {key: last[key] for key in keys}
-        patches = seen["teacher"].flatten(0, 1)
-        values = dict(zip(keys, (
-            float(losses.entropy_ratio(seen["patch"])), float(losses.entropy_ratio(seen["cls"])),
-            health.rankme(patches), health.feature_std(patches), health.dead_share(patches),
-            health.outlier_share(patches), health.prototypes_used(seen["patch"]),
-            health.cls_patch_similarity(seen["teacher_cls"], seen["teacher"]),
-            health.masked_spread(seen["student"], seen["mask"])), strict=True))
-        return ranks.mean_over_ranks(values, self.device)
+            return {key: last[key] for key in health.MEASURES}
+        return ranks.mean_over_ranks(health.measure(seen), self.device)
 
     def fingerprint(self) -> str:
         """Return a digest of all that fixes the run: crops, encoder, settings, seed."""
@@ -144,9 +154,3 @@ class Trainer:
                                     if name.startswith("model.")})
         restore_optimiser(self.optimiser, self.names, tensors)
         return step, log
-
-
-def join(views: list[Views]) -> Views:
-    """Put the views of single samples side by side: the sample axis is the second one."""
-    return Views(*(torch.cat([getattr(v, name) for v in views], dim=1) for name in ("globals", "locals", "targets")),
-                 views[0].at_global, views[0].at_local)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cellfm_nb import augment
-from cellfm_nb.augment import Placement, change_contrast, recorrupt, shared_fraction
+from cellfm_nb.augment import Placement, change_contrast, recorrupt, shared_fraction, split_noise
+from cellfm_nb.augment.draws import Source
 from cellfm_nb.errors import InputError
 from cellfm_nb.pretrain.settings import PretrainSettings
 
@@ -30,28 +31,51 @@ class Views:
     at_local: Placement
 
 
-def make_views(crops: Tensor, settings: PretrainSettings, generator: torch.Generator) -> Views:
-    """Cut and augment the views of a batch.
+def make_views(crops: Tensor, settings: PretrainSettings, generator: Source) -> Views:
+    """Cut and augment the views of a batch, on the crops' device.
 
-    Parameters: crops (B, 1, Z, Y, X), normalised (noise of standard deviation 1); settings; generator, of this step.
-    Raises: InputError when a crop is smaller than a global view.
+    Parameters: crops (B, k, Z, Y, X), k pictures of each place (`Crops`), normalised (noise of standard deviation 1);
+    settings: `pairs` says which pictures the views show, `scale` whether they are stretched; generator, CPU: one of
+    this step, or one for each sample, whose views are then the same whatever batch it stands in.
+    Raises: InputError when a crop is smaller than a global view, or "next" has but one picture to show.
     """
-    if any(c < g for c, g in zip(crops.shape[2:], settings.global_shape, strict=True)):
+    s = settings
+    reach = [g * (s.scale[1] if s.scale and axis else 1) for axis, g in enumerate(s.global_shape)]
+    if any(c < r for c, r in zip(crops.shape[2:], reach, strict=True)):
         raise InputError("the crops are smaller than a global view", where="pretrain.make_views",
-                         got=tuple(crops.shape[2:]), expected=f"at least {settings.global_shape}",
+                         got=tuple(crops.shape[2:]), expected=f"at least {tuple(reach)}",
                          do="cut larger crops in notebook 02, or lower global_shape")
-    at_global, at_local = place_views(len(crops), tuple(crops.shape[2:]), settings, generator)
-    globals_, targets = recorrupt(at_global.cut(crops).float(), settings.noise, generator)
-    locals_, _ = recorrupt(at_local.cut(crops).float(), settings.noise, generator)
-    globals_, locals_ = (change_contrast(v, settings.brightness, settings.gamma, generator)
-                         for v in (globals_, locals_))
+    if s.pairs == "next" and crops.shape[1] < 2:
+        raise InputError("each place has one picture only", where="pretrain.make_views", got=tuple(crops.shape),
+                         expected="(B, k, Z, Y, X), k >= 2", do='cut pairs (`neighbours`), or set pairs to "same"')
+    at_global, at_local = place_views(len(crops), tuple(crops.shape[2:]), s, generator)
+    pictures = crops if s.pairs == "next" else crops[:, :1]
+    if s.pairs == "noise":
+        pictures = torch.cat(split_noise(pictures[None].float(), generator), dim=2)[0]
+    globals_, targets = noisy(at_global, pictures, s, generator)
+    locals_, _ = noisy(at_local, pictures, s, generator)
+    globals_, locals_ = (change_contrast(v, s.brightness, s.gamma, generator) for v in (globals_, locals_))
     return Views(globals_, locals_, targets, at_global, at_local)
 
 
+def noisy(at: Placement, pictures: Tensor, s: PretrainSettings, generator: Source) -> tuple[Tensor, Tensor]:
+    """Cut view i from picture i mod k, with a noise of its own: two copies (V, B, 1, z, y, x), see `recorrupt`.
+
+    Reading a stretched view between voxels averages noise. Its copies are made before the cut: averaged alike, their
+    noises stay independent.
+    """
+    shown = torch.arange(len(at.starts)) % pictures.shape[1]  # (V,)
+    if s.scale is None:
+        views = at.cut(pictures)[torch.arange(len(shown)), :, shown]  # (V, B, k, z, y, x) -> (V, B, z, y, x)
+        return recorrupt(views.unsqueeze(2).float(), s.noise, generator)
+    copies = recorrupt(pictures[:, shown].transpose(0, 1).unsqueeze(2).float(), s.noise, generator)
+    return tuple(at.cut(copy) for copy in copies)
+
+
 def place_views(batch: int, crop: tuple[int, int, int], settings: PretrainSettings,
-                generator: torch.Generator) -> tuple[Placement, Placement]:
+                generator: Source) -> tuple[Placement, Placement]:
     """Choose where 2 global and n local views lie, so that each global view shares at least `min_overlap` of the
     smaller view's volume with every other view of its sample (`augment.place_views` with the settings' sizes).
     """
     return augment.place_views(batch, crop, settings.global_shape, settings.local_shape, settings.n_local,
-                               settings.min_overlap, generator)
+                               settings.min_overlap, generator, scale=settings.scale)

@@ -135,6 +135,16 @@ def test_channels_stay_together():
     assert view.shape == (2, 3, 2, *BIG) and torch.equal(view[:, :, 0], -view[:, :, 1])
 
 
+@pytest.mark.parametrize("scale", [None, (0.8, 1.2)])
+def test_a_view_may_have_a_volume_of_its_own(scale):
+    volumes = torch.randn(2, 3, 1, 12, 24, 24, generator=torch_rng(0, "volumes"))
+    at, _ = place_views(3, (12, 24, 24), (8, 16, 16), (4, 8, 8), 0, 0.5, torch_rng(1, "place"), scale=scale)
+    views = at.cut(volumes)
+    for i in range(2):
+        assert torch.equal(views[i], at.cut(volumes[i])[i])
+    assert not torch.equal(views[1], at.cut(volumes[0])[1])
+
+
 def test_more_views_than_two_all_overlap():
     big, _ = place_views(20, VOLUME, BIG, SMALL, 0, 0.3, torch_rng(0, "p"), n_global=4, scale=SCALE)
     for i, j in itertools.combinations(range(4), 2):

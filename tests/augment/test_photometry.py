@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from cellfm_nb.augment import add_camera_noise, blur, change_contrast, place_views, recorrupt
+from cellfm_nb.augment import add_camera_noise, blur, change_contrast, place_views, recorrupt, split_noise
 from cellfm_nb.augment.photometry import photons
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import torch_rng
@@ -101,8 +101,20 @@ def test_same_seed_same_view():  # N6
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_cpu_and_gpu_agree():  # N6
-    x = torch.randn(3, 1, 12, 24, 24, generator=torch_rng(0, "x"))
-    here, there = everything(x, torch_rng(1, "all")), everything(x.cuda(), torch_rng(1, "all"))
-    assert there.is_cuda and (here - there.cpu()).abs().max() < 1e-5 * here.abs().max()
+def test_each_sample_s_own_generator_draws_for_it_alone():  # N6; on a GPU: tests/gpu/test_views.py
+    x = torch.randn(2, 3, 1, 8, 16, 16, generator=torch_rng(0, "x"))
+
+    def grey(views, samples):
+        keys = [torch_rng(1, "grey", i) for i in samples]
+        return add_camera_noise(change_contrast(views, (0.8, 1.25), (0.8, 1.2), keys), (0.0, 0.05), (0.5, 0.6), keys)
+
+    whole = grey(x, range(3))
+    assert torch.equal(whole[:, 1:2], grey(x[:, 1:2], [1])) and not torch.equal(whole[:, 1:2], grey(x[:, 1:2], [2]))
+
+
+def test_halves_of_a_picture_share_no_noise():
+    noise = torch.randn(1, 1, 40, 60, 60, generator=torch_rng(0, "half"))
+    a, b = split_noise(noise + 3, torch_rng(1, "half"))
+    assert a.std() == pytest.approx(1, abs=0.01) and b.std() == pytest.approx(1, abs=0.01)
+    assert a.mean() == pytest.approx(3 / 2**0.5, abs=0.02)
+    assert torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] == pytest.approx(0, abs=0.01)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,10 @@ from cellfm_nb.pretrain.losses import (
     denoise_loss,
     dino_loss,
     entropy_ratio,
+    gram_loss,
     ibot_loss,
     koleo_loss,
+    position_loss,
     sinkhorn,
     view_pairs,
 )
@@ -74,6 +77,17 @@ def test_sinkhorn_rows_are_distributions_and_prototypes_are_used_evenly():  # L4
     torch.testing.assert_close(sinkhorn(z + 7.0, 0.1), sinkhorn(z, 0.1), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("stated", [1, 40, 1000])
+def test_sinkhorn_is_the_textbook_s_whatever_batch_size_that_states(stated):  # L4
+    z = logits(40)
+    q = np.exp(z.double().numpy().T / 0.1)  # (K, B), as in SwAV's listing
+    q /= q.sum()
+    for _ in range(3):
+        q /= q.sum(axis=1, keepdims=True) * K
+        q /= q.sum(axis=0, keepdims=True) * stated
+    torch.testing.assert_close(sinkhorn(z, 0.1).double(), torch.from_numpy(q.T * stated), atol=1e-6, rtol=1e-4)
+
+
 def test_sinkhorn_survives_large_logits_and_the_originals_exponential_does_not():
     z = 100 * logits(40)
     assert torch.isfinite(sinkhorn(z, 0.04)).all()
@@ -118,6 +132,49 @@ def test_ibot_touches_hidden_tokens_alone():  # L6
     loss.backward()
     assert (student.grad[~mask] == 0).all() and (student.grad[mask] != 0).any()
     assert ibot_loss(teacher[:0, 0], student[:0, 0], weights[:0], 0.1) == 0
+
+
+def gradient(loss_of, *rows):
+    rows = [r.clone().requires_grad_() for r in rows]
+    loss_of(*rows).backward()
+    return torch.cat([r.grad for r in rows], dim=-2)
+
+
+def test_parts_of_a_batch_ask_for_what_the_batch_asks_for():  # L8
+    student, teacher = logits(2, 6), F.softmax(logits(2, 6, seed=1) / 0.1, dim=-1)  # centring: teacher rows stand alone
+    whole = gradient(lambda x: dino_loss(teacher, x, 0.1), student)
+    parts = gradient(lambda a, b: (dino_loss(teacher[:, :3], a, 0.1) + dino_loss(teacher[:, 3:], b, 0.1)) / 2,
+                     student[:, :3], student[:, 3:])
+    torch.testing.assert_close(whole, parts)
+    rows, t, w = logits(8), F.softmax(logits(8, seed=1), dim=-1), torch.tensor([1 / 2, 1 / 2, 1 / 2, 1 / 2] * 2)
+    whole = gradient(lambda x: ibot_loss(t, x, w, 0.1), rows)
+    parts = gradient(lambda a, b: (ibot_loss(t[:4], a, w[:4], 0.1) + ibot_loss(t[4:], b, w[4:], 0.1)) / 2,
+                     rows[:4], rows[4:])
+    torch.testing.assert_close(whole, parts)
+    even = sinkhorn(logits(8), 0.1)  # control: what couples samples is another thing in parts
+    assert not torch.allclose(even, torch.cat([sinkhorn(z, 0.1) for z in logits(8).split(4)]), atol=1e-2)
+
+
+def test_gram_anchoring_compares_cosines():
+    a, b = logits(3, 10).double().numpy(), logits(3, 10, seed=1).double().numpy()
+    unit_a, unit_b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
+    want = np.mean([(u @ u.T - v @ v.T) ** 2 for u, v in zip(unit_a, unit_b, strict=True)])
+    assert gram_loss(logits(3, 10), logits(3, 10, seed=1)).item() == pytest.approx(want, rel=1e-5)
+    turn = torch.linalg.qr(logits(K))[0]
+    assert gram_loss(3 * logits(3, 10) @ turn, logits(3, 10)).item() == pytest.approx(0, abs=1e-6)  # features may turn
+
+
+def test_position_is_what_is_taken_out():
+    grid = (2, 3, 4)
+    place = np.stack(np.meshgrid(*((np.arange(n) + 0.5) * 2 / n - 1 for n in grid), indexing="ij"), -1).reshape(-1, 3)
+    x = logits(5, 24).double().numpy()
+    unit = (x / np.linalg.norm(x, axis=-1, keepdims=True)).reshape(-1, K)
+    both = np.tile(place, (5, 1))
+    want = np.square((unit - unit.mean(0)).T @ (both - both.mean(0)) / len(both)).sum() / K
+    assert position_loss(logits(5, 24), grid).item() == pytest.approx(want, rel=1e-4)
+    ramp = torch.from_numpy(place).float().expand(5, -1, -1)  # features that are their place
+    assert position_loss(ramp, grid) > 10 * position_loss(logits(5, 24)[..., :3], grid)
+    assert position_loss(torch.ones(5, 24, K), grid) == pytest.approx(0, abs=1e-12)
 
 
 def test_denoising_is_robust_to_one_bright_voxel():
