@@ -1,4 +1,4 @@
-"""Properties of the encoder: tokens, masks, permutation, backends (E1, E2, E4-E7 of the reference)."""
+"""Properties of the encoder: tokens, masks, permutation, backends (E1-E7 of the reference)."""
 
 import numpy as np
 import pytest
@@ -44,6 +44,21 @@ def test_blocks_know_no_positions():  # E2
     order = torch.randperm(20, generator=torch_rng(0, "order"))
     run = torch.nn.Sequential(*e.blocks)
     torch.testing.assert_close(run(x[:, order]), run(x)[:, order], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"stem": "patch", "registers": 2}, {"position": "rope", "width": 48}])
+def test_a_view_s_tokens_are_its_own_whatever_is_encoded_with_it(changes):  # E3
+    """Views of several sizes go one size after the other, and views of one size together: nothing passes between them.
+
+    A packed list with a block-diagonal mask (the original's xFormers path) has to give the same.
+    """
+    e = encoder(**changes)
+    sizes = [(8, 32, 32), (8, 16, 16), (12, 24, 16)]
+    for shape in sizes:
+        together = e(volume(*shape, batch=3))
+        for i, alone in enumerate(volume(*shape, batch=3).split(1)):
+            for name in ("cls", "patches", "saliency"):
+                torch.testing.assert_close(getattr(e(alone), name)[0], getattr(together, name)[i], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stem", ["dog", "patch"])
@@ -112,6 +127,17 @@ def test_attention_by_hand_agrees_saliency_included():  # E7
     torch.testing.assert_close(out.cls, e.norm(tokens)[:, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(out.saliency, weights[:, :, 0, 3:], atol=1e-6, rtol=1e-5)
     assert (out.saliency >= 0).all() and (out.saliency.sum(-1) < 1).all()
+
+
+def test_attention_in_half_precision_agrees_too():  # E7
+    block, x = encoder().blocks[0], torch.randn(2, 50, 32, generator=torch_rng(0, "tokens"))
+    q, k, v = block.attention.qkv(x)
+    by_hand = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1) @ v
+    half = block.attention.bfloat16()
+    out = half.context(x.bfloat16()).float()
+    torch.testing.assert_close(out, torch.cat(by_hand.unbind(1), dim=-1), atol=2e-2, rtol=2e-2)
+    by_hand = (q[:, :, :1] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)[:, :, 0]
+    torch.testing.assert_close(half.saliency(x.bfloat16()), by_hand, atol=2e-2, rtol=0)
 
 
 def test_saliency_is_attention_alone_and_the_originals_value_products_are_not():

@@ -1,12 +1,15 @@
 """Weights survive the way to disk and back; damage is found and named."""
 
+import hashlib
 import json
+import shutil
 
 import pytest
 import torch
 
-from cellfm_nb.encoder import Encoder, EncoderConfig
+from cellfm_nb.encoder import Encoder, EncoderConfig, weights
 from cellfm_nb.errors import InputError
+from cellfm_nb.manifest import load_manifest
 
 CONFIG = EncoderConfig(width=32, depth=1, heads=2, registers=1)
 
@@ -22,7 +25,7 @@ def test_round_trip_is_bit_exact(folder):
     assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), want.state_dict().values(), strict=True))
     card = json.loads((folder / "config.json").read_text())
     assert card["parameters"] == want.n_parameters and card["trained_on"] == {"steps": 3}
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "encoder.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "encoder.safetensors"]
 
 
 def spoil(folder, what):
@@ -52,3 +55,54 @@ def test_damage_is_an_input_error(folder, what):
     with pytest.raises(InputError) as error:
         Encoder.from_pretrained(folder)
     assert "notebook 03" in str(error.value)
+
+
+def test_half_the_bytes_three_digits(tmp_path):
+    e, x = Encoder(CONFIG, seed=1).eval(), torch.randn(1, 1, 8, 32, 32)
+    whole, half = (e.save_pretrained(tmp_path / d, dtype=d) / "encoder.safetensors" for d in ("float32", "bfloat16"))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    back = Encoder.from_pretrained(half.parent)
+    assert all(p.dtype == torch.float32 for p in back.parameters())
+    for p, q in zip(back.parameters(), e.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=2**-8, atol=0)
+    similar = torch.cosine_similarity(back(x).patches, e(x).patches, dim=-1)
+    assert similar.min() > 0.999 and not torch.equal(back(x).patches, e(x).patches)
+    with pytest.raises(InputError, match="float32 | bfloat16"):
+        e.save_pretrained(tmp_path, dtype="int8")
+
+
+def test_the_card_says_what_was_recorded_and_nothing_else(tmp_path):
+    facts = {"data": ["simulated movies", "one real stack"], "figures": {"probe AP, SNR 2": 0.81}, "steps": 320,
+             "limits": "one microscope", "licence": "MIT", "settings": {"lr": 0.002}}
+    folder = Encoder(CONFIG).save_pretrained(tmp_path / "small", trained_on=facts)
+    card, text = json.loads((folder / "config.json").read_text()), (folder / "README.md").read_text()
+    assert card["trained_on"] == facts and text.startswith("# Encoder small\n")
+    for said in ("- simulated movies", "- probe AP, SNR 2: 0.81", "- steps: 320", "one microscope", "MIT",
+                 '"lr": 0.002', card["sha256"], "0.25 x 0.1 x 0.1 um", "4 x 8 x 8 voxels", "- registers: 1"):
+        assert said in text, said
+    bare = (Encoder(CONFIG).save_pretrained(tmp_path / "bare") / "README.md").read_text()
+    assert "Not recorded." in bare and "Not measured." in bare
+
+
+def test_a_name_is_one_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "PACKAGED", tmp_path)
+    with pytest.raises(InputError, match="none comes with this package"):
+        Encoder.from_pretrained("small")
+    Encoder(CONFIG, seed=1).save_pretrained(tmp_path / "small", dtype="bfloat16")
+    shutil.copytree(tmp_path / "small", tmp_path / "workshop")
+    assert weights.packaged() == ["small", "workshop"]
+    assert Encoder.from_pretrained("small").config == CONFIG
+    with pytest.raises(InputError, match="a name: small, workshop"):
+        Encoder.from_pretrained("large")
+
+
+@pytest.mark.parametrize("name", weights.packaged() or [None])
+def test_packaged_weights_are_whole_small_listed_and_described(name):
+    if name is None:
+        pytest.skip("no weights come with this package")
+    folder = weights.PACKAGED / name
+    data = (folder / "encoder.safetensors").read_bytes()
+    listed = {m.path: m for m in load_manifest()[name].files()}["encoder.safetensors"]
+    assert listed.sha256 == hashlib.sha256(data).hexdigest() and listed.bytes == len(data) <= 15e6
+    assert (folder / "README.md").read_text().startswith(f"# Encoder {name}")
+    assert Encoder.from_pretrained(name).n_parameters > 0

@@ -116,6 +116,57 @@ def test_parts_of_a_batch_equal_the_batch_where_losses_don_t_couple_samples():  
     assert not same(whole, parts)
 
 
+OPTIONS = {"scale": (0.9, 1.2), "pairs": "noise", "mask_foreground": 0.8, "gram": 1.0, "gram_every": 2,
+           "decorrelate": 1.0, "merged_heads": True}
+
+
+def test_each_option_changes_what_is_learnt():
+    s = replace(S, steps=4, gram_every=2, mask_share=1.0)
+    plain = pretrain(spots(), CONFIG, s, seed=1)[0]
+    for name in ("scale", "pairs", "mask_foreground", "gram", "decorrelate", "merged_heads"):
+        encoder, log = pretrain(spots(), CONFIG, replace(s, **{name: OPTIONS[name]}), seed=1)
+        assert np.isfinite(log["loss"]).all() and not same(encoder, plain), name
+
+
+def test_options_together_and_a_resume_between_two_anchors(tmp_path):  # T2
+    s, config = replace(S, **OPTIONS), replace(CONFIG, drop_path=0.3)
+    whole, log = pretrain(spots(), config, s, seed=1)
+    assert log["gram"].isna().tolist() == [True, True, False, False, False, False]  # no anchor before the first
+    assert log["gram"].dropna().gt(0).all() and log["decorrelate"].gt(0).all()
+    total = sum(getattr(s, k) * log[k].fillna(0) for k in ("dino", "ibot", "koleo", "denoise", "gram", "decorrelate"))
+    np.testing.assert_allclose(log["loss"], total, rtol=1e-5)
+    pretrain(spots(), config, s, seed=1, checkpoint_dir=tmp_path, until=3)
+    resumed, its_log = pretrain(spots(), config, s, seed=1, checkpoint_dir=tmp_path)
+    assert same(whole, resumed)
+    pd.testing.assert_frame_equal(log.drop(columns="seconds"), its_log.drop(columns="seconds"), check_exact=True)
+
+
+def test_the_anchor_is_the_teacher_of_an_earlier_step():
+    trainer = Trainer(Crops(spots()), CONFIG, replace(S, gram=1.0, gram_every=2), 0, "cpu")
+    teachers = []
+    for step in range(4):
+        teachers.append({k: v.clone() for k, v in trainer.model.teacher.encoder.state_dict().items()})
+        trainer.step(step, None)
+    anchor = trainer.model.anchor.state_dict()
+    assert all(torch.equal(anchor[k], v) for k, v in teachers[2].items())
+    assert not torch.equal(anchor["blocks.0.mlp.fc1.weight"], teachers[3]["blocks.0.mlp.fc1.weight"])
+    assert not any("anchor" in name for name in trainer.names)  # nothing learns there
+
+
+def test_neighbouring_frames_as_views():
+    crops = np.stack([spots(), spots()[::-1]], 1)
+    pairs, first = (pretrain(crops, CONFIG, replace(S, pairs=p), seed=1)[0] for p in ("next", "same"))
+    assert same(first, pretrain(spots(), CONFIG, S, seed=1)[0]) and not same(first, pairs)
+    assert same(pairs, pretrain(Fetched(crops), CONFIG, replace(S, pairs="next"), seed=1)[0])
+
+
+def test_drop_path_skips_for_a_sample_the_same_in_any_part():  # L8
+    alone = replace(S, batch=4, steps=2, dino=0.0, ibot=0.0, koleo=0.0)
+    config = replace(CONFIG, drop_path=0.5, depth=2)
+    whole, parts = (pretrain(spots(), config, replace(alone, accumulate=n), seed=1)[0] for n in (1, 4))
+    assert max(float((a - b).abs().max()) for a, b in zip(whole.parameters(), parts.parameters(), strict=True)) < 1e-5
+
+
 def test_the_probe_is_asked_in_turn_and_changes_nothing():
     asked = []
 

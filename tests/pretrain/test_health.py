@@ -2,16 +2,21 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cellfm_nb.pretrain.health import (
+    MEASURES,
     alarms,
     cls_patch_similarity,
     collapsed,
+    collapsed_since,
     dead_share,
     feature_std,
     masked_spread,
+    measure,
     outlier_share,
     prototypes_used,
     rankme,
@@ -86,3 +91,64 @@ def test_silence_when_healthy():
 def test_one_collapse_one_alarm(change, word):
     found = alarms(HEALTHY | change, 128)
     assert len(found) == 1 and word in found[0]
+
+
+D, K = 64, 32
+
+
+def step(**changes):
+    """What a healthy step shows to `measure`, but for the changes."""
+    views, tokens = 4, 60
+    mask = torch.zeros(views, tokens, dtype=torch.bool)
+    mask[:, :20] = True
+    patch = torch.softmax(3 * normal(views, tokens, K), dim=-1)
+    return {"teacher": normal(views, tokens, D), "student": normal(views, tokens, D), "teacher_cls": normal(views, D),
+            "mask": mask, "patch": patch, "cls": torch.softmax(3 * normal(2, 2, K), dim=-1)} | changes
+
+
+def bent(tokens, where, how):
+    tokens = tokens.clone()
+    tokens[where] = how(tokens[where])
+    return tokens
+
+
+HEALTH = step()
+COLLAPSES = {  # what is built into the tensors, and what is then said
+    "complete collapse": {"teacher": 1 + 1e-3 * normal(4, 60, D)},
+    "dimensional collapse": {"teacher": F.normalize(normal(4, 60, 2), dim=-1) @ normal(2, D).sign()},
+    "dimensions are dead": {"teacher": bent(HEALTH["teacher"], (..., slice(0, 6)), lambda x: 1e-3 * x)},
+    "outlying norms": {"teacher": bent(HEALTH["teacher"], (slice(None), slice(0, 3)), lambda x: 20 * x)},
+    "patch targets are near-uniform": {"patch": torch.softmax(0.1 * normal(4, 60, K), dim=-1)},
+    "patch targets are one-hot": {"patch": torch.softmax(1e4 * normal(4, 60, K), dim=-1)},
+    "cls targets are near-uniform": {"cls": torch.full((2, 2, K), 1 / K)},
+    "cls targets are one-hot": {"cls": torch.eye(K)[:4].view(2, 2, K)},
+    "hidden tokens of a view are the same": {"student": normal(4, 1, D).expand(4, 60, D)},
+    "prototypes are ever chosen": {"patch": torch.softmax(3 * normal(4, 60, 200) + 40 * torch.eye(200)[0], dim=-1)
+                                   * 0.5 + 0.5 / 200},
+    "Patches say what CLS says": {"teacher": 30 + normal(4, 60, D), "teacher_cls": torch.ones(4, D)},
+}
+
+
+def test_a_healthy_step_is_silent():  # T6
+    assert tuple(measure(HEALTH)) == MEASURES and alarms({"loss": 1.0} | measure(HEALTH), D) == []
+
+
+@pytest.mark.parametrize("word", COLLAPSES)
+def test_each_alarm_rings_on_its_collapse(word):  # T6
+    found = alarms({"loss": 1.0} | measure(step(**COLLAPSES[word])), D)
+    assert any(word in line for line in found)
+    if word != "complete collapse":  # which is also one of rank, and of patches that say what CLS says
+        assert len(found) == 1
+
+
+def test_a_falling_probe_is_told_from_noise():  # T6
+    log = pd.DataFrame([HEALTHY | {"probe_ap": ap} for ap in (0.5, math.nan, 0.8, 0.78, math.nan)])
+    assert alarms(log, 128) == [] and alarms(log.drop(columns="probe_ap"), 128) == []
+    fallen = pd.concat([log, pd.DataFrame([HEALTHY | {"probe_ap": 0.7}, HEALTHY])])
+    assert len(alarms(fallen, 128)) == 1 and "probe is falling" in alarms(fallen, 128)[0]
+
+
+def test_rows_of_collapse_are_counted_from_the_end():
+    bad = HEALTHY | {"rankme": 1.0}
+    assert collapsed_since([bad, HEALTHY, bad, bad], 128) == 2
+    assert collapsed_since([bad, bad], 128) == 2 and collapsed_since([bad, HEALTHY], 128) == 0

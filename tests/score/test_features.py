@@ -8,6 +8,7 @@ from cellfm_nb.score.features import (
     channel_sum_contrast,
     feature_health,
     hand_statistics,
+    knn_probe,
     linear_probe,
     norm_outlier_rate,
     patch_voxels,
@@ -54,6 +55,25 @@ def test_probe_reads_signal_and_not_noise_and_holds_frames_out():
     good, bad = (linear_probe(x, y, frame, [4, 5]) for x in (signal, noise))
     assert good.average_precision > 0.8 > 0.3 > bad.average_precision
     assert good.n_train == 1200 and good.n_test == 600 and good.chance == pytest.approx(y[1200:].mean())
+
+
+@pytest.mark.parametrize("k", [1, 20])
+def test_neighbours_vote_as_scikit_learn_s_do(k):
+    from sklearn.metrics import average_precision_score
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
+
+    draw = rng(5, "neighbours")
+    frame, y = np.repeat(np.arange(4), 300), draw.random(1200) < 0.1
+    x = draw.normal(size=(1200, 6)) + 2 * y[:, None] * np.eye(6)[0]
+    got = knn_probe(x, y, frame, [3], k=k)
+    scale = StandardScaler().fit(x[:900])
+    train, test = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in map(scale.transform, (x[:900], x[900:])))
+    model = KNeighborsClassifier(k, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07))  # |a - b|^2 = 2 - 2 cosine
+    want = average_precision_score(y[900:], model.fit(train, y[:900]).predict_proba(test)[:, 1])
+    assert got.average_precision == pytest.approx(want, abs=1e-9) and got.n_test == 300
+    noise = knn_probe(rng(6, "noise").normal(size=x.shape), y, frame, [3])
+    assert k == 1 or got.average_precision > 3 * got.chance > 1.5 * noise.average_precision
 
 
 def test_probe_without_positives_is_said():
