@@ -24,10 +24,14 @@ BENCHES = {
     "crops": "signal and empty crops of our choosers against k-means and random boxes: share, time",
     "deskew": "shear and rotation of a stage scan against scipy's affine and the shipped reference: accuracy, time",
     "normalise": "histogram stretch and percentiles against numpy and scikit-image: exactness, time",
+    "repair": "planted defects clipped, against the published recipe and registers; healthy encoders: features, time",
     "resample": "streamed trilinear resampling against MONAI Zoom and Spacing: exactness, time, memory",
+    "pretrain": "a step of training against the bare model, MONAI's views, torch's blocks and lightly's losses: time",
     "shards": "reading shards in order against webdataset's own reader: samples per second, coverage",
     "simulate": "a simulated movie with its truth: seconds, exactness of the truth",
     "segment": "finding puncta in simulated movies against trackpy, LoG maxima and Voronoi-Otsu: F1, AP50, time",
+    "ssl": "a linear probe on the trained encoder against hand-made floors, the seed's recipe, a supervised one: AP",
+    "ssl_ablation": "each choice of pretraining against its reference, claim by claim: AP, RankMe, entropy, spread",
     "track": "linking simulated puncta against trackpy and frame-wise Hungarian: link F1, HOTA, events, time",
 }
 

@@ -1,9 +1,9 @@
 """The ablation: what each choice of pretraining is worth here, claim by claim. The variants stand in `ssl_variants`.
 
-Every variant is trained for the same few steps with three seeds, on simulated movies of the scenario `dense`, and
-scored by a linear probe on unseen ones (`ssl_data`). A verdict compares it with its reference, seed by seed: a
-difference counts when it is beyond two standard errors and large enough to matter (LEAST). With three seeds and some
-thirty rows a few verdicts are chance; and what a few hundred steps don't show, 250,000 may.
+Every variant is a small encoder (BASE) trained for the same few steps with three seeds, on simulated movies of the
+scenario `dense`, and scored by a linear probe on unseen ones (`ssl_data`). A verdict compares it with its reference,
+seed by seed: a difference counts when it is beyond two standard errors and large enough to matter (LEAST). With three
+seeds and some thirty rows a few verdicts are chance; and what so few steps don't show, 250,000 may.
 With the environment variable CELLFM_BENCH_CACHE set to a folder each training is kept there, and a run goes on where
 another stopped.
 """
@@ -32,8 +32,9 @@ from cellfm_nb.pretrain import PretrainSettings, pretrain
 from cellfm_nb.pretrain.health import Collapsed
 
 SEEDS = ssl_data.LEARNED_ON
-SETTINGS = PretrainSettings(steps=80)
-BOX = (32, 96, 96)  # the middle of each frame, which is probed
+BASE = replace(TINY, width=96, depth=2)
+SETTINGS = PretrainSettings(steps=80, global_shape=(12, 24, 24))
+BOX = (24, 96, 96)  # the middle of each frame, which is probed
 LEAST = {"ap": 0.01, "cells": 0.01, "rank": 0.02}
 Score = Callable[[Encoder], dict[str, float]]
 
@@ -54,7 +55,7 @@ def kept(name: str, seed: int) -> dict[str, float]:
     folder, variant = os.environ.get("CELLFM_BENCH_CACHE"), VARIANTS[name]
     if not folder:
         return run(variant, seed)
-    facts = [name, seed, asdict(replace(TINY, **variant.config)), asdict(replace(SETTINGS, **variant.settings))]
+    facts = [name, seed, asdict(replace(BASE, **variant.config)), asdict(replace(SETTINGS, **variant.settings))]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     path = Path(folder) / f"{name.replace(' ', '-').replace(',', '')}-{seed}-{digest}.json"
     if not path.exists():
@@ -71,12 +72,12 @@ def run(variant: Variant, seed: int, steps: int = SETTINGS.steps, learn: np.ndar
     Returns: ap, what else the score says, rank (RankMe over width), entropy_patch, entropy_cls, masked_spread (of the
     last steps of the log), seconds of a step; all nan where training stopped as its loss was not a number.
     """
-    config, unit = replace(TINY, **variant.config), 1.0
+    config, unit = replace(BASE, **variant.config), 1.0
     if learn is None:
         learn, _, unit = ssl_data.crops(seed, **variant.data)
     settings = replace(SETTINGS, **{"steps": steps} | variant.settings)
     settings = replace(settings, noise=tuple(unit * n for n in settings.noise), denoise=settings.denoise / unit**2,
-                       health_every=1, patience=0)  # noise, and what denoising costs, in the units of the crops
+                       health_every=5, patience=0)  # noise, and what denoising costs, in the units of the crops
     start = time.monotonic()
     try:
         with variant.change():

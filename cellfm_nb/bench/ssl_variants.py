@@ -135,7 +135,7 @@ VARIANTS = {
     "z-score": Variant("A07", "worse", data={"way": "z-score"}),
     "min-max": Variant("A07", "worse", data={"way": "min-max"}),
     "random crops": Variant("A05", "worse", data={"chosen": "random"}),
-    "flat crops": Variant("A19", "worse", settings={"global_shape": (4, 64, 64), "local_shape": (4, 16, 32)}),
+    "flat views": Variant("A19", "worse", settings={"global_shape": (4, 40, 40), "local_shape": (4, 16, 24)}),
     "strong grey jitter": Variant("A18", "no better", settings={"brightness": (0.4, 2.5), "gamma": (0.5, 2.0)}),
     # losses
     "DINO alone": Variant("A15", "worse", "published losses", settings=PUBLISHED | {"ibot": 0.0}),
