@@ -1,7 +1,9 @@
 """Attention over keys that arrive block by block: exact, every key counted, memory independent of their number.
 
 The running maximum, sum and accumulator are those of Milakov & Gimelshein, "Online normalizer calculation for softmax"
-(2018), as used by FlashAttention (Dao et al., 2022). This is the torch twin: the CPU path, and the oracle of kernels.
+(2018), as used by FlashAttention (Dao et al., 2022). Three backends keep them, and the plan says which one runs:
+"torch", the twin all others are tested against; "fused", torch's own fused kernel on a CPU, block by block; "triton",
+our kernels on a GPU.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from cellfm_nb.errors import InputError
 
 
 class OnlineSoftmax:
@@ -47,19 +51,80 @@ class OnlineSoftmax:
         return out.to(self.dtype), (self.top + self.total.log()).squeeze(-1)
 
 
-def online_softmax_attention(q: Tensor, blocks: Iterable[tuple[Tensor, ...]],
-                             scale: float | None = None) -> tuple[Tensor, Tensor]:
+class FusedSoftmax:
+    """Do the same with torch's fused CPU kernel for each block: its output and log-sum-exp, merged into what was seen.
+
+    Parameters: q (H, n, d); scale, as in `OnlineSoftmax`.
+    """
+
+    def __init__(self, q: Tensor, scale: float | None = None) -> None:
+        self.q, self.scale = q, scale
+        self.out = torch.zeros(q.shape, dtype=torch.float32)
+        self.lse = torch.full(q.shape[:-1], -torch.inf)
+
+    def update(self, k: Tensor, v: Tensor, bias: Tensor | None = None) -> None:
+        """Count a block of keys: k and v (H, m, d), bias broadcastable to (H, n, m), -inf hides a key."""
+        if bias is not None:
+            bias = bias.to(self.q.dtype).expand(len(k), self.q.shape[1], k.shape[1])[None]
+        out, lse = _fused(self.q[None], k[None], v[None], attn_mask=bias, scale=self.scale)
+        hidden = lse[0] == -torch.inf
+        total = torch.logaddexp(self.lse, lse[0].masked_fill(hidden, -torch.inf))
+        shift = total.masked_fill(total == -torch.inf, 0.0)
+        old, new = ((part - shift).exp()[..., None] for part in (self.lse, lse[0]))
+        self.out.mul_(old).add_(out[0].float().masked_fill_(hidden[..., None], 0.0) * new)
+        self.lse = total
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return what `OnlineSoftmax.result` does."""
+        return self.out.to(self.q.dtype), self.lse
+
+
+_fused = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+
+
+def pick_backend(device: torch.device | str, wanted: str = "auto") -> str:
+    """Return which backend attends on a device: "triton", "fused" or "torch"; "auto" takes the fastest there is.
+
+    Raises: InputError for one that does not exist or does not run here.
+    """
+    from cellfm_nb.stream.kernels import missing
+
+    kind = torch.device(device).type
+    runs = {"triton": missing(kind) is None, "fused": kind == "cpu" and _fused is not None, "torch": True}
+    if wanted == "auto":
+        # the interpreter of Triton is a test tool: on a CPU it is taken only when asked for
+        return next(name for name, ok in runs.items() if ok and (name, kind) != ("triton", "cpu"))
+    if not runs.get(wanted, False):
+        why = f": {missing(kind)}" if wanted == "triton" else ""
+        raise InputError("no such attention backend here", got=f"{wanted} on {kind}{why}",
+                         expected=" | ".join(name for name, ok in runs.items() if ok), do="let it be auto")
+    return wanted
+
+
+def softmax_state(q: Tensor, scale: float | None = None, backend: str = "torch") -> OnlineSoftmax | FusedSoftmax:
+    """Return the running state of a backend, to be updated block by block."""
+    if backend == "triton":
+        from cellfm_nb.stream.kernels import TritonSoftmax
+
+        return TritonSoftmax(q, scale)
+    return (FusedSoftmax if backend == "fused" else OnlineSoftmax)(q, scale)
+
+
+def online_softmax_attention(q: Tensor, blocks: Iterable[tuple[Tensor, ...]], scale: float | None = None,
+                             backend: str = "torch") -> tuple[Tensor, Tensor]:
     """Attend to all keys of all blocks, exactly, one block at a time.
 
-    Parameters: q (..., n, d); blocks, an iterable of (k (..., m, d), v (..., m, e)) or (k, v, bias (..., n or 1, m)),
-    of any sizes and in any order; scale, factor on the logits (default 1 / sqrt(d)).
+    Parameters: q (..., n, d), for "fused" and "triton" (H, n, d); blocks, an iterable of (k (..., m, d),
+    v (..., m, e)) or (k, v, bias (..., n or 1, m)), of any sizes and in any order; scale, factor on the logits
+    (default 1 / sqrt(d)); backend "torch" | "fused" | "triton".
     Returns: output (..., n, e) in the dtype of q, and log-sum-exp of the logits (..., n) in float32: the softmax
     weight of any key is exp(logit - log-sum-exp). A query whose keys are all hidden gets 0 and -inf.
     Raises: ValueError without any block.
     """
-    state = OnlineSoftmax(q, scale)
+    state, seen = softmax_state(q, scale, backend), False
     for block in blocks:
         state.update(*block)
-    if isinstance(state.sum, float):
+        seen = True
+    if not seen:
         raise ValueError("attention needs at least one block of keys, got none")
     return state.result()

@@ -1,16 +1,16 @@
-"""Encode a volume of any size with the memory of a few blocks: the same features as the dense encoder, no seams.
+"""Encode a volume of any size with the memory of a few blocks: every key counted, no seams.
 
 Voxels are embedded chunk by chunk with the stem's halo. Then, block by block, keys and values of all tokens are
 written to stores and queries stream over them; each token attends to every other, so nothing is tiled or blended.
+Where that would take too long, queries attend to representatives of the keys, and the error is estimated and held to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import product
-from math import prod
+from math import log, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +20,19 @@ from torch import Tensor
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.progress import Progress
+from cellfm_nb.seeds import torch_rng
 from cellfm_nb.stream.attention import online_softmax_attention
-from cellfm_nb.stream.plan import Plan, fused_speed, plan
-from cellfm_nb.stream.store import TokenStore
+from cellfm_nb.stream.clusters import DEFAULT, Fit, represent
+from cellfm_nb.stream.embed import embed_chunks, write_chunk
+from cellfm_nb.stream.estimate import Estimate, estimate
+from cellfm_nb.stream.plan import CARRIED, Plan, fused_speed, plan
+from cellfm_nb.stream.store import TokenStore, spans, stream_blocks
+from cellfm_nb.stream.windows import window_tokens
 
 if TYPE_CHECKING:
     from cellfm_nb.encoder import Encoder
+
+Slab = Callable[[int, np.ndarray, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -34,125 +41,215 @@ class Features:
 
     patches (gz, gy, gx, D) float32, after the final norm; saliency (gz, gy, gx, H) float32, softmax attention of the
     CLS token in the last block; cls (D,) float32. Token (z, y, x) describes the voxels [z, z + 1) * patch[0] and so on.
+    patches and saliency are None where slabs were handed out instead. plan: the way taken; error: its estimate in mode
+    "clusters", None where exact or unknown; said: what was done, in words.
     """
 
-    patches: np.ndarray
-    saliency: np.ndarray
+    patches: np.ndarray | None
+    saliency: np.ndarray | None
     cls: np.ndarray
     plan: Plan
+    error: Estimate | None = None
+    said: str = ""
 
 
 class StreamingEncoder:
-    """Run an encoder over whole volumes, exactly, in bounded memory.
+    """Run an encoder over whole volumes in bounded memory, exactly or with an estimated error.
 
-    Parameters: encoder, on the device to use (it is put in eval mode); store "auto" | "memory" | "disk"; mode "auto" |
-    "sdpa" (fused attention, keys in memory) | "online" (blockwise online softmax); q_block and kv_block, rows at a
-    time; memory_bytes, what may be used (default: half of what is free); folder, for the temporary files of the disk
-    store. What is left open is chosen by `plan`, which can be asked beforehand.
+    Parameters: encoder, on the device to use (it is put in eval mode); store "auto" | "memory" | "pinned" | "disk";
+    mode "auto" | "sdpa" (fused attention, keys in memory) | "online" (blockwise online softmax) | "clusters"
+    (representatives of the keys) | "windows"; q_block and kv_block, rows at a time; memory_bytes, what may be used;
+    folder, for the temporary files of the disk store; dtype of queries, keys and values (default: the encoder's);
+    backend of attention, see `pick_backend`; clusters, M to begin with; tolerance, the largest error (1 - cosine that
+    99% of tokens stay below) an approximate run may have by its own estimate: past it M is grown fourfold, then all
+    is done exactly (None: anything goes); patience_s, the longest exact run that "auto" takes; window and halo in
+    tokens; native_tokens, tokens of a volume the encoder was trained on: logits are then multiplied by ln N / ln of
+    it, which keeps the sharpness of attention as N grows (None: not); seed, of the samples.
+    What is left open is chosen by `plan`, which can be asked beforehand.
     """
 
     def __init__(self, encoder: Encoder, store: str = "auto", mode: str = "auto", q_block: int | None = None,
-                 kv_block: int | None = None, memory_bytes: int | None = None, folder: str | None = None) -> None:
+                 kv_block: int | None = None, memory_bytes: int | None = None, folder: str | None = None,
+                 dtype: torch.dtype | None = None, backend: str = "auto", clusters: int = 256,
+                 tolerance: float | None = 0.01, patience_s: float = 3600.0,
+                 window: tuple[int, int, int] = (14, 14, 14), halo: int = 4, native_tokens: int | None = None,
+                 seed: int = 0, fit: Fit = DEFAULT) -> None:
         self.encoder, self.folder = encoder.eval(), folder
-        self.device = next(encoder.parameters()).device
-        self.dtype = next(encoder.parameters()).dtype
-        self._options = dict(store=store, mode=mode, q_block=q_block, kv_block=kv_block, memory_bytes=memory_bytes)
+        self.device, self.first = encoder.cls_token.device, 1 + encoder.config.registers
+        self.dtype = dtype or encoder.cls_token.dtype
+        self.tolerance, self.native_tokens, self.seed, self.fit = tolerance, native_tokens, seed, fit
+        self.window, self.halo = tuple(window), (halo,) * 3
+        self._options = dict(store=store, mode=mode, q_block=q_block, kv_block=kv_block, memory_bytes=memory_bytes,
+                             dtype=self.dtype, backend=backend, clusters=clusters, patience_s=patience_s,
+                             window=self.window, halo=halo)
         self._speed: float | None = None
 
-    def plan(self, shape: tuple[int, int, int]) -> Plan:
+    def plan(self, shape: tuple[int, int, int], collect: bool = True) -> Plan:
         """Say how a volume of this shape (z, y, x) in voxels would be streamed, and at what cost."""
         config = self.encoder.config
-        self._speed = self._speed or fused_speed(config.heads, config.width // config.heads, self.device)
-        return plan(tuple(shape), config, self.device, flops_per_s=self._speed, **self._options)
+        self._speed = self._speed or fused_speed(config.heads, config.width // config.heads, self.device, self.dtype)
+        return plan(tuple(shape), config, self.device, flops_per_s=self._speed, collect=collect, **self._options)
 
     @torch.no_grad()
-    def encode(self, volume: Any, progress: bool = True) -> Features:
+    def encode(self, volume: Any, progress: bool = True, slab: Slab | None = None,
+               planes: int | None = None) -> Features:
         """Encode one volume.
 
         Parameters: volume, (z, y, x), normalised, at the encoder's spacing; an array or anything that has a shape and
-        slices to one (a Zarr array is read chunk by chunk); progress, show how far it is.
-        Returns: `Features`, equal to the dense encoder's to float32 rounding whatever the blocks, chunks and store.
+        slices to one (a Zarr array is read chunk by chunk); progress, show how far it is; slab, called as
+        slab(z, patches (n, gy, gx, D), saliency (n, gy, gx, H)) for `planes` planes of tokens at a time, so that the
+        features of a large volume are never held together.
+        Returns: `Features`. Exact ways equal the dense encoder to rounding whatever the blocks, chunks and store.
         Raises: InputError for a volume that is not 3D or has NaN or infinite voxels, or when the disk is full.
         """
         if len(volume.shape) != 3:
             raise InputError("only a volume can be streamed", got=f"shape {tuple(volume.shape)}", expected="(z, y, x)")
-        how, blocks = self.plan(volume.shape), self.encoder.blocks
-        first, width = 1 + self.encoder.config.registers, self.encoder.config.width
-        bar = Progress(how.tokens * (1 + len(blocks)), "stream volume", every_s=5.0) if progress else None
+        how, width = self.plan(volume.shape, collect=slab is None), self.encoder.config.width
+        said, error = [], None
         with ExitStack() as stack:
-            x, k, v = (stack.enter_context(TokenStore(first + how.tokens, width, self.dtype, how.store, self.device,
-                                                      self.folder)) for _ in range(3))
-            x.write(0, self.encoder.prefix(1)[0])
-            for where, tokens in self._embed(volume, how):
-                _write_chunk(x, first, how.grid, where, tokens)
+            make = lambda dtype: stack.enter_context(TokenStore(  # noqa: E731
+                self.first + how.tokens, width, dtype, how.store, self.device, self.folder))
+            x = make(self.encoder.cls_token.dtype)
+            if how.mode == "windows":
+                saliency, norm = self._windows(volume, how, x, progress), torch.nn.Identity()
+                said.append(f"windows of {self.window} tokens with a halo of {self.halo[0]}")
+            else:
+                k, v, norm = make(self.dtype), make(self.dtype), self.encoder.norm
+                for clusters in attempts(how):
+                    saliency, error = self._stream(volume, how, x, k, v, clusters, progress)
+                    said.append(f"{clusters} clusters, {error}" if clusters else "every key counted")
+                    if error is None or self.tolerance is None or error.error <= self.tolerance:
+                        break
+                    said.append(f"over the tolerance of {self.tolerance:g}")
+            cls = norm(x.read(0, 1))[0].float().cpu().numpy()
+            patches, salient = self._hand_out(how, x, saliency, norm, slab, planes)
+        return Features(patches, salient, cls, how, error, "; ".join(said))
+
+    def _stream(self, volume: Any, how: Plan, x: TokenStore, k: TokenStore, v: TokenStore, clusters: int | None,
+                progress: bool) -> tuple[Tensor, Estimate | None]:
+        """Fill x with the tokens after the last block; return the saliency (N, H) and the estimated error."""
+        blocks, first = self.encoder.blocks, self.first
+        bar = Progress(how.tokens * (1 + len(blocks)), "stream volume", every_s=5.0) if progress else None
+        x.write(0, self.encoder.prefix(1)[0])
+        for where, tokens in embed_chunks(self.encoder, volume, how.grid, how.chunk):
+            write_chunk(x, first, how.grid, where, tokens)
+            if bar:
+                bar.step(tokens.shape[:3].numel())
+        draw = torch_rng(self.seed, "stream", clusters or 0)
+        carried = torch.arange(first)  # CLS and registers attend exactly, always
+        if clusters:
+            carried = torch.cat([carried, first + torch.randperm(how.tokens, generator=draw)[:CARRIED].sort().values])
+        exact = x.gather(carried)
+        for block in blocks:
+            for start, stop in spans(x.rows, how.blocks[0]):
+                _, keys, values = self._qkv(block, x.read(start, stop), torch.arange(start, stop), how)
+                k.write(start, _rows(keys))
+                v.write(start, _rows(values))
+            if block is blocks[-1]:
+                saliency = self._saliency(block, x, k, how)[first:]  # N, H
+            few = None
+            if clusters:
+                probes = torch.randint(first, x.rows, (self.fit.probes,), generator=draw).sort().values
+                few = represent(lambda: self._blocks((k, v), how, 1024),
+                                self._qkv(block, x.gather(probes), probes, how)[0], x.rows, first, clusters,
+                                self._scale(how), draw, self.fit)
+                q = self._qkv(block, exact, carried, how)[0]
+                exact = block.finish(exact[None], self._context(q, (k, v), how))[0]
+            for start, stop in spans(x.rows, how.blocks[0]):
+                rows = x.read(start, stop)
+                q, _, _ = self._qkv(block, rows, torch.arange(start, stop), how)
+                # keys and values of this block are all stored, so the tokens can be replaced in place
+                x.write(start, block.finish(rows[None], self._context(q, few or (k, v), how))[0])
                 if bar:
-                    bar.step(tokens.shape[:3].numel())
-            for block in blocks:
-                for start, stop in _spans(x.rows, how.blocks[0]):
-                    _, keys, values = self._qkv(block, x, start, stop, how)
-                    k.write(start, _rows(keys))
-                    v.write(start, _rows(values))
-                if block is blocks[-1]:
-                    saliency = self._saliency(block, x, k, how)[first:]  # N, H
-                for start, stop in _spans(x.rows, how.blocks[0]):
-                    rows = x.read(start, stop)[None]  # 1, n, D
-                    q, _, _ = self._qkv(block, x, start, stop, how)
-                    # keys and values of this block are all stored, so the tokens can be replaced in place
-                    x.write(start, block.finish(rows, _rows(self._attend(q, k, v, how))[None])[0])
-                    if bar:
-                        bar.step(max(0, stop - max(start, first)))
-            patches = torch.empty(how.tokens, width, dtype=torch.float32)
-            for start, stop in _spans(how.tokens, how.blocks[0]):
-                patches[start:stop] = self.encoder.norm(x.read(first + start, first + stop)).float().cpu()
-            cls = self.encoder.norm(x.read(0, 1))[0].float().cpu()
+                    bar.step(max(0, stop - max(start, first)))
+            if clusters:
+                x.write(0, exact[:first])
         if bar:
             bar.close()
-        return Features(patches.numpy().reshape(*how.grid, width), saliency.cpu().numpy().reshape(*how.grid, -1),
-                        cls.numpy(), how)
+        if not clusters:
+            return saliency, None
+        norm = self.encoder.norm
+        return saliency, estimate(norm(exact[first:]), norm(x.gather(carried[first:])))
 
-    def _embed(self, volume: Any, how: Plan) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-        """Yield (token slices, tokens (cz, cy, cx, D)) of each chunk, embedded with its halo and cut to itself."""
-        patch, halo = self.encoder.config.patch, self.encoder.halo
-        for corner in product(*(range(0, g, c) for g, c in zip(how.grid, how.chunk, strict=True))):
-            stop = [min(a + c, g) for a, c, g in zip(corner, how.chunk, how.grid, strict=True)]
-            low = [max(a * p - h, 0) for a, p, h in zip(corner, patch, halo, strict=True)]  # voxels, whole patches
-            high = [min(b * p + h, n) for b, p, h, n in zip(stop, patch, halo, volume.shape, strict=True)]
-            voxels = np.asarray(volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], np.float32)
-            if not np.isfinite(voxels).all():
-                raise InputError("the volume has NaN or infinite voxels", where=f"voxels {low} to {high}",
-                                 expected="finite, normalised intensities", do="normalise it with notebook 02 first")
-            tokens, grid = self.encoder.embed(torch.from_numpy(voxels).to(self.device, self.dtype)[None, None])
-            inner = tuple(slice(a - m // p, b - m // p) for a, b, m, p in zip(corner, stop, low, patch, strict=True))
-            where = tuple(slice(a, b) for a, b in zip(corner, stop, strict=True))
-            tokens = tokens[0].reshape(*grid, -1)[inner]
-            code = self.encoder.position.added(where, how.grid)
-            yield where, tokens if code is None else tokens + code.to(tokens.dtype)
+    def _windows(self, volume: Any, how: Plan, x: TokenStore, progress: bool) -> Tensor:
+        """Fill x with the normed tokens of each window and the mean CLS; return the saliency (N, H)."""
+        saliency = torch.zeros(*how.grid, self.encoder.config.heads)
+        classes, bar = [], Progress(how.tokens, "stream windows", every_s=5.0) if progress else None
+        for where, tokens, salient, cls in window_tokens(self.encoder, volume, how.grid, self.window, self.halo):
+            write_chunk(x, self.first, how.grid, where, tokens)
+            saliency[where] = salient.cpu()
+            classes.append(cls)
+            if bar:
+                bar.step(tokens.shape[:3].numel())
+        x.write(0, torch.stack(classes).mean(0, keepdim=True))
+        if bar:
+            bar.close()
+        return saliency.flatten(0, 2)
 
-    def _qkv(self, block: Any, x: TokenStore, start: int, stop: int, how: Plan) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k, v of rows start to stop, each (H, n, d), at their place in the volume."""
-        angles = self.encoder.position.angles(start, stop, how.grid, 1 + self.encoder.config.registers)
-        return tuple(part[0] for part in block.attention.qkv(block.norm1(x.read(start, stop)[None]), angles))
+    def _hand_out(self, how: Plan, x: TokenStore, saliency: Tensor, norm: torch.nn.Module, slab: Slab | None,
+                  planes: int | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Give the features to `slab`, plane by plane, or return them."""
+        plane, whole = prod(how.grid[1:]), None
+        planes = planes or max(1, how.blocks[0] // plane)
+        if slab is None:
+            whole = np.empty((*how.grid, x.columns), np.float32), np.empty((*how.grid, saliency.shape[1]), np.float32)
 
-    def _attend(self, q: Tensor, k: TokenStore, v: TokenStore, how: Plan) -> Tensor:
-        """Return the context (H, n, d) of queries (H, n, d) over all stored keys and values."""
-        heads = q.shape[0]
-        if how.mode == "sdpa":
-            keys, values = (_heads(store.read(0, store.rows), heads)[None] for store in (k, v))
-            return F.scaled_dot_product_attention(q[None], keys, values)[0]
-        blocks = ((_heads(k.read(a, b), heads), _heads(v.read(a, b), heads)) for a, b in _spans(k.rows, how.blocks[1]))
-        return online_softmax_attention(q, blocks)[0]
+        def keep(z: int, patches: np.ndarray, salient: np.ndarray) -> None:
+            whole[0][z:z + len(patches)], whole[1][z:z + len(patches)] = patches, salient
+
+        for z, end in spans(how.grid[0], planes):
+            patches = torch.cat([norm(x.read(self.first + a * plane + b, self.first + a * plane + c)).float().cpu()
+                                 for a in range(z, end) for b, c in spans(plane, how.blocks[0])])
+            shape = (end - z, *how.grid[1:], -1)
+            (slab or keep)(z, patches.numpy().reshape(shape),
+                           saliency[z * plane:end * plane].cpu().numpy().reshape(shape))
+        return whole or (None, None)
+
+    def _scale(self, how: Plan) -> float:
+        """Return the factor on the logits: 1 / sqrt(d), and ln N / ln(native tokens) where that is known."""
+        stretch = log(max(how.tokens, 2)) / log(self.native_tokens) if self.native_tokens else 1.0
+        return stretch * (self.encoder.config.width // self.encoder.config.heads) ** -0.5
+
+    def _qkv(self, block: Any, rows: Tensor, places: Tensor, how: Plan) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v of rows (n, D) at places (n,) of the sequence, each (H, n, d)."""
+        position = self.encoder.position
+        runs = [(int(places[0]), int(places[-1]) + 1)] if len(places) == places[-1] + 1 - places[0] else [
+            (int(place), int(place) + 1) for place in places]
+        angles = [position.angles(a, b, how.grid, self.first) for a, b in (runs if position.kind == "rope" else ())]
+        parts = block.attention.qkv(block.norm1(rows[None]), torch.cat(angles) if angles else None)
+        return tuple(part[0].to(self.dtype) for part in parts)
+
+    def _blocks(self, stores: tuple[TokenStore, ...], how: Plan,
+                size: int | None = None) -> Iterator[tuple[Tensor, ...]]:
+        """Yield keys (and values) block by block, each (H, n, d)."""
+        heads = self.encoder.config.heads
+        return (tuple(_heads(part, heads) for part in parts) for parts in stream_blocks(stores, size or how.blocks[1]))
+
+    def _context(self, q: Tensor, keys: Any, how: Plan) -> Tensor:
+        """Return the context (1, n, D) of queries (H, n, d) over representatives, or over all stored keys."""
+        if not isinstance(keys, tuple):
+            out = online_softmax_attention(q, [tuple(keys)], self._scale(how), how.backend)[0]
+        elif how.mode == "sdpa":
+            k, v = (_heads(store.read(0, store.rows), q.shape[0])[None] for store in keys)
+            out = F.scaled_dot_product_attention(q[None], k, v, scale=self._scale(how))[0]
+        else:
+            out = online_softmax_attention(q, self._blocks(keys, how), self._scale(how), how.backend)[0]
+        return _rows(out)[None].to(self.encoder.cls_token.dtype)
 
     def _saliency(self, block: Any, x: TokenStore, k: TokenStore, how: Plan) -> Tensor:
         """Return the softmax attention of the CLS token over all rows, (rows, H) float32."""
-        q = self._qkv(block, x, 0, 1, how)[0].float()  # H, 1, d
-        logits = [(q @ _heads(k.read(a, b), q.shape[0]).float().transpose(1, 2))[:, 0] * q.shape[-1] ** -0.5
-                  for a, b in _spans(k.rows, how.blocks[1])]
+        q = self._qkv(block, x.read(0, 1), torch.arange(1), how)[0].float() * self._scale(how)  # H, 1, d
+        logits = [(q @ keys.float().transpose(1, 2))[:, 0] for keys, in self._blocks((k,), how)]
         return torch.cat(logits, dim=1).softmax(dim=1).T.contiguous()
 
 
-def _spans(rows: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of blocks of at most `size` rows."""
-    return ((start, min(start + size, rows)) for start in range(0, rows, size))
+def attempts(how: Plan) -> Iterator[int | None]:
+    """Yield the numbers of clusters to try, None = every key: M, then 4 M where that still saves, then all."""
+    if how.mode == "clusters":
+        yield how.clusters
+        if how.clusters * 32 <= how.tokens:
+            yield 4 * how.clusters
+    yield None
 
 
 def _rows(heads: Tensor) -> Tensor:
@@ -163,15 +260,3 @@ def _rows(heads: Tensor) -> Tensor:
 def _heads(rows: Tensor, heads: int) -> Tensor:
     """(n, H d) -> (H, n, d)"""
     return rows.unflatten(1, (heads, -1)).transpose(0, 1)
-
-
-def _write_chunk(store: TokenStore, first: int, grid: tuple[int, int, int], where: tuple[slice, ...],
-                 tokens: Tensor) -> None:
-    """Write tokens (cz, cy, cx, D) of a chunk at their rows: z, y, x with x running fastest, after `first` rows."""
-    zs, ys, xs = where
-    if (ys.stop - ys.start, xs.stop - xs.start) == grid[1:]:  # whole planes are one run of rows
-        store.write(first + zs.start * prod(grid[1:]), tokens.flatten(0, 2))
-        return
-    for i, z in enumerate(range(zs.start, zs.stop)):
-        for j, y in enumerate(range(ys.start, ys.stop)):
-            store.write(first + (z * grid[1] + y) * grid[2] + xs.start, tokens[i, j])

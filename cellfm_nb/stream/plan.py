@@ -1,7 +1,8 @@
 """What streaming a volume will cost, per way of doing it, and which way is taken: said before anything runs.
 
-Exact attention is quadratic in time and can be linear in memory. Per block: 4 N^2 D floating-point operations of
-attention and 24 N D^2 of everything else. Memory is three stores of N rows (tokens, keys, values) and a working set.
+Exact attention is quadratic in time and can be linear in memory: per block 4 N^2 D floating-point operations of
+attention and 24 N D^2 of everything else. Attention to M representatives of the keys makes that 4 N D (1.5 M + ...).
+Memory is three stores of N rows (tokens, keys, values) and a working set.
 """
 
 from __future__ import annotations
@@ -15,22 +16,48 @@ import torch
 import torch.nn.functional as F
 
 from cellfm_nb.errors import InputError
+from cellfm_nb.stream.attention import pick_backend
+from cellfm_nb.stream.clusters import DEFAULT, Fit
 
+CARRIED = 256  # sampled tokens with exact attention, which tell the error of an approximate run
 MODES = {
-    ("sdpa", "memory"): "all keys in memory, torch's fused attention for each block of queries",
-    ("online", "memory"): "all keys in memory, read block by block through online softmax",
-    ("online", "disk"): "tokens, keys and values on disk, read block by block through online softmax",
+    ("sdpa", "memory"): "exact; all keys in memory, torch's fused attention for each block of queries",
+    ("online", "memory"): "exact; all keys in memory, read block by block through online softmax",
+    ("online", "pinned"): "exact; tokens, keys and values in the host's pinned memory, block by block",
+    ("online", "disk"): "exact; tokens, keys and values on disk, read block by block through online softmax",
+    ("clusters", "memory"): "approximate, with an estimated error; attention to representatives of the keys",
+    ("clusters", "pinned"): "approximate, with an estimated error; stores in the host's pinned memory",
+    ("clusters", "disk"): "approximate, with an estimated error; stores on disk",
+    ("windows", "memory"): "window by window with a halo: tokens see their own window only, the error is not known",
 }
 
 
 @dataclass(frozen=True)
+class Device:
+    """Say what a machine can do: kind "cpu" | "cuda", memory it may use, operations per second of fused attention."""
+
+    name: str
+    kind: str
+    memory_bytes: int
+    flops_per_s: float
+
+
+STATED = (  # figures stated, not measured here; of Hopper: Triton's published 403 TFLOP/s (bfloat16, 64 channels)
+    Device("CPU, 2 cores, 16 GiB", "cpu", 16 * 2**30, 8e10),
+    Device("GPU, 24 GiB, 125 TFLOP/s peak", "cuda", 22 * 2**30, 5.1e13),
+    Device("GPU, 141 GiB (H200)", "cuda", 136 * 2**30, 4.03e14),
+)
+
+
+@dataclass(frozen=True)
 class Choice:
-    """One way to stream a volume: mode "sdpa" | "online", store "memory" | "disk", and what it costs."""
+    """One way to stream a volume: mode, store (see `MODES`), and what it costs."""
 
     mode: str
     store: str
     peak_bytes: int
-    disk_bytes: int
+    stored_bytes: int
+    flops: float
     seconds_estimate: float
 
 
@@ -39,7 +66,8 @@ class Plan:
     """How a volume will be streamed, and the ways that were not taken.
 
     shape (z, y, x) voxels; grid (gz, gy, gx) tokens; tokens, their number N; blocks (q_block, kv_block) rows;
-    chunk (z, y, x) tokens embedded at a time; peak_bytes and seconds_estimate of the way taken; flops of the encoder.
+    chunk (z, y, x) tokens embedded at a time; clusters M, in mode "clusters"; peak_bytes on the device, flops and
+    seconds_estimate of the way taken; backend of attention, see `attention`.
     """
 
     shape: tuple[int, int, int]
@@ -47,8 +75,10 @@ class Plan:
     tokens: int
     mode: str
     store: str
+    backend: str
     blocks: tuple[int, int]
     chunk: tuple[int, int, int]
+    clusters: int
     peak_bytes: int
     flops: float
     seconds_estimate: float
@@ -57,21 +87,28 @@ class Plan:
     choices: tuple[Choice, ...]
 
     @property
+    def exact(self) -> bool:
+        """Whether every token attends to every key."""
+        return self.mode in ("sdpa", "online")
+
+    @property
     def reason(self) -> str:
         """Say the choice and why in one sentence."""
         fits = "fits in" if self.peak_bytes <= self.memory_bytes else "is the least that can be done with"
-        return (f"{self.tokens:,} tokens on {self.device}: {MODES[self.mode, self.store]}; "
+        kernel = {"sdpa": "torch SDPA", "windows": "torch SDPA"}.get(self.mode, f"backend {self.backend}")
+        return (f"{self.tokens:,} tokens on {self.device}: {MODES[self.mode, self.store]} ({kernel}); "
                 f"{self.peak_bytes / 2**20:,.0f} MiB {fits} the {self.memory_bytes / 2**20:,.0f} MiB allowed, "
                 f"about {self.seconds_estimate:,.0f} s for {self.flops:.2g} FLOP.")
 
     @property
     def table(self) -> Any:
-        """Return all ways as a DataFrame: mode, store, peak MiB, disk MiB, seconds, fits, chosen."""
+        """Return all ways as a DataFrame: mode, store, exact, peak MiB, stored MiB, PFLOP, seconds, fits, chosen."""
         import pandas as pd
 
         return pd.DataFrame([{
-            "mode": c.mode, "store": c.store, "peak_MiB": round(c.peak_bytes / 2**20, 1),
-            "disk_MiB": round(c.disk_bytes / 2**20, 1), "seconds": round(c.seconds_estimate, 1),
+            "mode": c.mode, "store": c.store, "exact": c.mode in ("sdpa", "online"),
+            "peak_MiB": round(c.peak_bytes / 2**20, 1), "stored_MiB": round(c.stored_bytes / 2**20, 1),
+            "PFLOP": float(f"{c.flops / 1e15:.3g}"), "seconds": round(c.seconds_estimate, 1),
             "fits": c.peak_bytes <= self.memory_bytes, "chosen": (c.mode, c.store) == (self.mode, self.store),
         } for c in self.choices])
 
@@ -79,50 +116,93 @@ class Plan:
         return f"{self.reason}\n{self.table.to_string(index=False)}"
 
 
-def plan(shape: tuple[int, int, int], config: Any, device: str | torch.device = "cpu",
+def plan(shape: tuple[int, int, int], config: Any, device: str | torch.device | Device = "cpu",
          memory_bytes: int | None = None, store: str = "auto", mode: str = "auto", q_block: int | None = None,
-         kv_block: int | None = None, flops_per_s: float | None = None) -> Plan:
+         kv_block: int | None = None, flops_per_s: float | None = None, dtype: torch.dtype = torch.float32,
+         backend: str = "auto", clusters: int = 256, patience_s: float = 3600.0, collect: bool = True,
+         window: tuple[int, int, int] = (14, 14, 14), halo: int = 4) -> Plan:
     """Plan the streaming of one volume.
 
-    Parameters: shape (z, y, x) in voxels; config, an EncoderConfig (patch, width, depth, heads); device;
-    memory_bytes, what may be used (default: half of what is free on the device); store "auto" | "memory" | "disk";
-    mode "auto" | "sdpa" | "online"; q_block and kv_block, rows at a time (default by device); flops_per_s, speed of
-    fused attention here (default: measured in a few milliseconds).
-    Returns: `Plan`. The fastest way that fits is taken; if none does, the smallest.
+    Parameters: shape (z, y, x) in voxels; config, an EncoderConfig (patch, width, depth, heads); device, or a
+    `Device` of stated figures; memory_bytes, what may be used (default: half of what is free on a CPU, 80% on a GPU);
+    store "auto" | "memory" | "pinned" | "disk"; mode "auto" | "sdpa" | "online" | "clusters" | "windows"; q_block and
+    kv_block, rows at a time (default by device); flops_per_s, speed of fused attention here (default: measured in a
+    few milliseconds); dtype of keys and values; backend, see `pick_backend`; clusters, M; patience_s, the longest
+    exact run that "auto" takes; collect, whether all features are held in memory at the end; window and halo, tokens.
+    Returns: `Plan`. The fastest exact way that fits is taken, and beyond patience_s the fastest with an estimated
+    error; windows only when asked for. If none fits, the smallest.
     Raises: InputError for an impossible shape or a combination that does not exist (sdpa needs keys in memory).
     """
     if len(shape) != 3 or min(shape) < 1:
         raise InputError("this is not the shape of a volume", got=tuple(shape), expected="(z, y, x), each at least 1")
-    device = torch.device(device)
+    if isinstance(device, Device):
+        name, kind, speed, budget = device.name, device.kind, device.flops_per_s, memory_bytes or device.memory_bytes
+        backend = {"cpu": "fused", "cuda": "triton"}[kind] if backend == "auto" else backend
+    else:
+        device = torch.device(device)
+        name, kind, backend = str(device), device.type, pick_backend(device, backend)
+        speed = flops_per_s or fused_speed(config.heads, config.width // config.heads, device, dtype)
+        budget = memory_bytes or int(free_bytes(device) * (0.5 if kind == "cpu" else 0.8))
     grid = tuple(-(-n // p) for n, p in zip(shape, config.patch, strict=True))
-    n, d, heads = prod(grid), config.width, config.heads
-    q_block = q_block or (1024 if device.type == "cpu" else 4096)
-    kv_block = kv_block or (512 if device.type == "cpu" else 8192)
+    n, d, heads, wide = prod(grid), config.width, config.heads, dtype.itemsize
+    q_block = q_block or (2048 if kind == "cpu" else 16384)
+    kv_block = kv_block or (4096 if kind == "cpu" else 65536)
     chunk = chunk_of(grid, config.patch)
-    flops = config.depth * (4.0 * n * n * d + 24.0 * n * d * d)
-    speed = flops_per_s or fused_speed(heads, d // heads, device)
-    budget = memory_bytes or free_bytes(device) // 2
 
-    rows = 4 * d * n  # bytes of one float32 store
-    features = 4 * (d + heads) * n  # what is returned
+    linear = 24.0 * n * d * d
+    dense = config.depth * (4.0 * n * n * d + linear)
+    few = config.depth * (4.0 * n * d * attended(clusters) + linear)
+    tile = prod(min(w, g) + 2 * halo for w, g in zip(window, grid, strict=True))  # tokens of a window and its halo
+    tiles = prod(-(-g // w) for w, g in zip(window, grid, strict=True))
+    apart = tiles * config.depth * (4.0 * tile * tile * d + 24.0 * tile * d * d)
+
+    rows = n * d * (4 + 2 * wide)  # bytes of the three stores
+    saliency = 2 * 4 * heads * n
+    features = (4 * d * n if collect and kind == "cpu" else 0) + saliency  # on a GPU they are on the host
     # the stem works on about 32 floats a voxel (measured); the widest tensors of a block of queries are the MLP's
     embed = 4 * 32 * prod((c + 2) * p for c, p in zip(chunk, config.patch, strict=True))
-    block = max(4 * min(q_block, n) * 12 * d, embed)
-    scores = 3 * 4 * heads * min(q_block, n) * min(kv_block, n)
-    slow = 1.8 if device.type == "cpu" else 4.0  # online softmax in plain torch against the fused kernel, measured
-    ways = (
-        Choice("sdpa", "memory", 3 * rows + features + block, 0, flops / speed),
-        Choice("online", "memory", 3 * rows + features + block + scores, 0, slow * flops / speed),
-        Choice("online", "disk", features + block + scores, 3 * rows, 1.15 * slow * flops / speed),
-    )
+    work = max(4 * min(q_block, n) * 14 * d, embed) + 6 * min(kv_block, n) * d * wide  # block in hand and the next
+    if backend == "torch":
+        work += 3 * 4 * heads * min(q_block, n) * min(kv_block, n)
+    fit = 4 * heads * (3 * n + 1024 * clusters + 2 * DEFAULT.sample * d // heads)  # masses, distances, sample
+    slow = {"torch": 1.8 if kind == "cpu" else 4.0}.get(backend, 1.1)  # against the fused kernel in one call, measured
+    ways = [Choice("sdpa", "memory", rows + features + work, 0, dense, dense / speed)]
+    for where, copy in (("memory", 1.0), ("pinned", 1.1), ("disk", 1.15)):
+        if where == "pinned" and kind == "cpu":
+            continue
+        here, away = (rows, 0) if where == "memory" else (0, rows)
+        ways += [Choice("online", where, here + features + work, away, dense, copy * slow * dense / speed),
+                 Choice("clusters", where, here + features + work + fit, away, few, copy * 2 * few / speed)]
+    ways.append(Choice("windows", "memory", n * d * 4 + features + 4 * 20 * tile * d, 0, apart, apart / speed))
     allowed = [w for w in ways if store in ("auto", w.store) and mode in ("auto", w.mode)]
     if not allowed:
         raise InputError("no such way to stream", got=f"mode {mode}, store {store}",
                          expected="; ".join(f"{m} with {s}" for m, s in MODES), do="let one of them be auto")
-    fitting = [w for w in allowed if w.peak_bytes <= budget]
-    best = min(fitting, key=lambda w: w.seconds_estimate) if fitting else min(allowed, key=lambda w: w.peak_bytes)
-    return Plan(tuple(shape), grid, n, best.mode, best.store, (q_block, kv_block), chunk, best.peak_bytes, flops,
-                best.seconds_estimate, str(device), budget, ways)
+    best = choose(allowed, budget, patience_s, free=mode == "auto")
+    return Plan(tuple(shape), grid, n, best.mode, best.store, backend, (q_block, kv_block), chunk, clusters,
+                best.peak_bytes, best.flops, best.seconds_estimate, name, budget, tuple(ways))
+
+
+def choose(ways: list[Choice], budget: int, patience_s: float, free: bool) -> Choice:
+    """Return the way to take: exact if it fits and is not over patience_s, else approximate with an estimated error."""
+    if not free:
+        groups = [ways]
+    else:
+        exact = [w for w in ways if w.mode in ("sdpa", "online")]
+        soon = [w for w in exact if w.seconds_estimate <= patience_s]
+        groups = [soon, [w for w in ways if w.mode == "clusters"], exact]
+    for group in groups:
+        if fitting := [w for w in group if w.peak_bytes <= budget]:
+            return min(fitting, key=lambda w: w.seconds_estimate)
+    return min(groups[-1], key=lambda w: w.peak_bytes)
+
+
+def attended(clusters: int, fit: Fit = DEFAULT, carried: int = CARRIED) -> float:
+    """Return how many keys' worth of attention a token costs with M clusters.
+
+    To attend and (half of that) to assign; the heavy keys; the probes of the mass; the sampled exact queries.
+    """
+    return 1.5 * clusters + fit.heavy + fit.probes + carried
 
 
 def chunk_of(grid: tuple[int, int, int], patch: tuple[int, int, int], voxels: int = 2**20) -> tuple[int, int, int]:
@@ -134,11 +214,11 @@ def chunk_of(grid: tuple[int, int, int], patch: tuple[int, int, int], voxels: in
     return tuple(chunk)
 
 
-def fused_speed(heads: int, head_dim: int, device: torch.device) -> float:
+def fused_speed(heads: int, head_dim: int, device: torch.device, dtype: torch.dtype = torch.float32) -> float:
     """Measure the floating-point operations per second of fused attention on a device (best of three)."""
     n, m = (256, 4096) if device.type == "cpu" else (16384, 16384)
-    q = torch.ones(1, heads, n, head_dim, device=device)
-    k = torch.ones(1, heads, m, head_dim, device=device)
+    q = torch.ones(1, heads, n, head_dim, device=device, dtype=dtype)
+    k = torch.ones(1, heads, m, head_dim, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()

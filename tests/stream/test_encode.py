@@ -73,7 +73,7 @@ def test_control_keys_left_out_are_noticed(encoder, volume, monkeypatch):
     """The original's kernel reads the first keys of each block only: on a real encoder the features change."""
     whole = encode.online_softmax_attention
     monkeypatch.setattr(encode, "online_softmax_attention",
-                        lambda q, blocks: whole(q, ((k[:, :2], v[:, :2]) for k, v in blocks)))
+                        lambda q, blocks, *how: whole(q, ((k[:, :2], v[:, :2]) for k, v in blocks), *how))
     features = StreamingEncoder(encoder, mode="online", kv_block=32).encode(volume, progress=False)
     assert largest_difference(features, encoder, volume) > 1e-2
 

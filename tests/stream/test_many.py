@@ -1,0 +1,81 @@
+"""Many movies, one task a volume: the same bytes whoever does them, here, on Dask, or under torchrun; restartable."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cellfm_nb.encoder import Encoder, EncoderConfig
+from cellfm_nb.movie import write_frames
+from cellfm_nb.provenance import content_digest
+from cellfm_nb.seeds import rng
+from cellfm_nb.stream import bytes_per_frame, stream_movies, write_features
+from cellfm_nb.stream.layout import has_frame
+
+SPACING_UM = (0.3, 0.1, 0.1)
+
+
+def prepare(movie, t, target_um):
+    volume = movie.frame(t).astype(np.float32)
+    if volume.max() > 900:
+        raise ValueError("this frame is broken")
+    return volume, movie.spacing_um
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many")
+    for name in "ab":
+        frames = rng(0, name).normal(size=(3, 1, 9, 33, 40)).astype(np.float32)
+        write_frames(folder / f"{name}.ome.zarr", frames, frames.shape, frames.dtype, SPACING_UM, 1.5, "test")
+    Encoder(EncoderConfig(spacing_um=SPACING_UM, width=16, depth=1, heads=2, stem_channels=4)).save_pretrained(
+        folder / "encoder")
+    for name in "ab":
+        write_features(folder / f"{name}-alone.zarr", folder / f"{name}.ome.zarr",
+                       folder / "encoder" / "encoder.safetensors", prepare)
+    return folder
+
+
+def jobs(inputs, out):
+    return {out / f"{name}.zarr": inputs / f"{name}.ome.zarr" for name in "ab"}
+
+
+def digests(inputs, out):
+    return [content_digest(out / f"{n}.zarr") == content_digest(inputs / f"{n}-alone.zarr") for n in "ab"]
+
+
+def test_here_and_again(inputs, tmp_path):
+    weights = inputs / "encoder" / "encoder.safetensors"
+    rows = stream_movies(jobs(inputs, tmp_path), weights, prepare)
+    assert len(rows) == 6 and (rows.status == "done").all() and all(digests(inputs, tmp_path))
+    assert rows.said.str.contains("every key counted").all()
+    assert len(stream_movies(jobs(inputs, tmp_path), weights, prepare)) == 0  # nothing is done twice
+    assert 75 * 18 * 2 * 0.5 < bytes_per_frame(tmp_path / "a.zarr") < 75 * 18 * 2 + 4000
+
+
+def test_dask_workers_write_the_same(inputs, tmp_path):
+    rows = stream_movies(jobs(inputs, tmp_path), inputs / "encoder" / "encoder.safetensors", prepare, workers=2)
+    assert len(rows) == 6 and (rows.status == "done").all() and all(digests(inputs, tmp_path))
+
+
+def test_the_ranks_of_torchrun_share_the_frames(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    parts = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        if rank == "1":  # both ranks list the tasks before either is done
+            monkeypatch.setattr("cellfm_nb.stream.many.has_frame", lambda path, t: False)
+        parts.append(stream_movies(jobs(inputs, tmp_path), inputs / "encoder" / "encoder.safetensors", prepare))
+    rows = pd.concat(parts)
+    assert sorted(zip(rows.features, rows.frame, strict=True)) == sorted(
+        (str(path), t) for path in jobs(inputs, tmp_path) for t in range(3))
+    assert all(digests(inputs, tmp_path))
+
+
+def test_one_bad_frame_does_not_end_the_others(inputs, tmp_path):
+    frames = rng(0, "bad").normal(size=(3, 1, 9, 33, 40)).astype(np.float32)
+    frames[1] = 1000
+    write_frames(tmp_path / "bad.ome.zarr", frames, frames.shape, frames.dtype, SPACING_UM, 1.5, "test")
+    rows = stream_movies({tmp_path / "f.zarr": tmp_path / "bad.ome.zarr"}, inputs / "encoder" / "encoder.safetensors",
+                         prepare)
+    assert list(rows.status) == ["done", "failed", "done"] and "broken" in rows.reason[1]
+    assert [has_frame(tmp_path / "f.zarr", t) for t in range(3)] == [True, False, True]
