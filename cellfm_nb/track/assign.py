@@ -7,6 +7,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 BEAM = 64            # partial solutions kept per tail: bounds time where groups of hypotheses grow large
+ROUNDS = 8           # of setting aside pairs that nobody could outbid
 PRICE_ROUNDS = 200   # longest alternating path followed; beyond it prices are too low, which only costs time
 
 
@@ -17,14 +18,33 @@ def assign(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np
     Returns: indices of the chosen pairs, ascending. Each row gets a column of its own for staying single, so that
     the sparse assignment always exists (the virtual source and sink of a min-cost flow); Jonker and Volgenant 1987.
     """
-    good = np.flatnonzero(gain > 0)                                  # a loss is never part of the best assignment
-    alone = (np.bincount(a[good], minlength=n)[a[good]] == 1) & (np.bincount(b[good], minlength=m)[b[good]] == 1)
-    sure, good = good[alone], good[~alone]                           # nobody else wants either: no need to solve
+    good, sure = np.flatnonzero(gain > 0), [np.zeros(0, int)]       # a loss is never part of the best assignment
+    for _ in range(ROUNDS):
+        row, col, value = a[good], b[good], gain[good]
+        take = value > second(row, value, n) + second(col, value, m)  # worth more than both could have otherwise
+        if not take.any():
+            break
+        sure.append(good[take])
+        gone, went = np.zeros(n, bool), np.zeros(m, bool)
+        gone[row[take]], went[col[take]] = True, True
+        good = good[~(gone[row] | went[col])]
+    sure = np.concatenate(sure)
     if not len(good):
-        return sure
-    kept, row = np.unique(a[good], return_inverse=True)
-    pick = _assign(row, b[good], gain[good], len(kept), m)
-    return np.sort(np.concatenate([sure, good[pick[row] == b[good]]]))
+        return np.sort(sure)
+    (kept, row), (_, col) = np.unique(a[good], return_inverse=True), np.unique(b[good], return_inverse=True)
+    pick = _assign(row, col, gain[good], len(kept), col.max() + 1)
+    return np.sort(np.concatenate([sure, good[pick[row] == col]]))
+
+
+def second(group: np.ndarray, value: np.ndarray, n: int) -> np.ndarray:
+    """Return, for each entry, the greatest value among the others of its group, or 0: values are > 0."""
+    best, other = np.zeros(n), np.zeros(n)
+    np.maximum.at(best, group, value)
+    top = value == best[group]
+    np.maximum.at(other, group[~top], value[~top])
+    many = np.bincount(group[top], minlength=n) > 1
+    other[many] = best[many]
+    return np.where(top, other[group], best[group])
 
 
 def _assign(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np.ndarray:

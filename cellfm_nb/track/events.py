@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cellfm_nb.track.chains import Chains
 
 KINDS = ("split", "merge")
+HOPS = 4         # links followed from an event to those it affects
 PARTNERS = 6     # nearest candidates of an object that may pair up in an event: 15 pairs
 
 
@@ -162,20 +163,27 @@ def choose_events(chains: Chains, tails: np.ndarray, heads: np.ndarray, a: np.nd
     chains.expect(hyp, advantage, np.concatenate([tails, heads]))
     price = prices(a, b, gain, chosen, n, m)
     surplus, slack = hyp.gain - price[hyp.own].sum(1), price[a] + price[n + b] - gain
-    most = surplus.max()
-    if most <= 1e-9:
+    if surplus.max() <= 1e-9:
         return chosen, []
-    links, extra = np.flatnonzero((gain > 0) & (slack <= most)), np.flatnonzero(surplus >= -most)
-    own = np.concatenate([np.column_stack([a[links], n + b[links], n + b[links]]), hyp.own[extra]])
-    worth, lack = np.concatenate([gain[links], hyp.gain[extra]]), np.concatenate([slack[links], -surplus[extra]])
+    links, extra = np.flatnonzero(gain > 0), np.arange(len(hyp.gain))
+    own = np.concatenate([np.column_stack([a[links], n + b[links], n + b[links]]), hyp.own])
+    worth, lack = np.concatenate([gain[links], hyp.gain]), np.concatenate([slack[links], -surplus])
     name = np.concatenate([links, -1 - extra])                       # events have negative names
-    edges = np.repeat(own[:, 0], 2), own[:, 1:].ravel()
-    group = connected_components(coo_array((np.ones(len(edges[0])), edges), shape=(n + m, n + m)), directed=False)[1]
-    bound = np.bincount(group[hyp.own[:, 0]], np.maximum(surplus, 0), n + m)   # what a group can gain at the very most
-    live = np.flatnonzero((bound[group[own[:, 0]]] > 0) & (lack <= bound[group[own[:, 0]]]))
+    room = budgets(hyp.own, surplus, a, n + b, slack, chosen, n + m)
+    live = lack <= room[own].max(1)
+    touched = np.zeros(n + m, bool)
+    touched[own[live]] = True
+    held = np.isin(links, chosen)                                    # links that what is touched would have to give up
+    live[:len(links)] |= held & (touched[a[links]] | touched[n + b[links]])
+    live = np.flatnonzero(live)
+    edges = np.repeat(own[live, 0], 2), own[live, 1:].ravel()
+    graph = coo_array((np.ones(len(edges[0])), edges), shape=(n + m, n + m))
+    group = connected_components(graph, directed=False)[1]
+    tried = np.zeros(n + m, bool)
+    tried[group[own[live, 0]]] = True
     home = group[own[live, 0]]
     order = np.argsort(home, kind="stable")
-    keep, events = [chosen[bound[group[a[chosen]]] == 0]], []
+    keep, events = [chosen[~tried[group[a[chosen]]]]], []
     for members in np.split(live[order], np.flatnonzero(np.diff(home[order])) + 1):
         before = chosen[group[a[chosen]] == group[own[members[0], 0]]]
         total, names = pack(own[members], worth[members], name[members])
@@ -188,6 +196,26 @@ def choose_events(chains: Chains, tails: np.ndarray, heads: np.ndarray, a: np.nd
             sure = 1 / (1 + np.exp(-np.clip(advantage[e], -50, 50)))
             events.append(Event(KINDS[hyp.kind[e]], tuple(nodes[:cut]), tuple(nodes[cut:]), float(sure)))
     return np.sort(np.concatenate(keep)), events
+
+
+def budgets(own: np.ndarray, surplus: np.ndarray, tail: np.ndarray, head: np.ndarray, slack: np.ndarray,
+            chosen: np.ndarray, n_nodes: int) -> np.ndarray:
+    """Return what each object could cost for an event nearby to pay still, (n_nodes,) nats; -inf far from all.
+
+    An event worth `surplus` more than its objects' prices frees their mates; these may join others, whose mates are
+    freed in turn. Each pair on such a path costs its slack. `HOPS` pairs are followed.
+    """
+    room, mate = np.full(n_nodes, -np.inf), np.arange(n_nodes)
+    mate[tail[chosen]], mate[head[chosen]] = head[chosen], tail[chosen]
+    np.maximum.at(room, own.ravel(), np.repeat(np.where(surplus > 1e-9, surplus, -np.inf), own.shape[1]))
+    for _ in range(HOPS):
+        room = np.maximum(room, room[mate])
+        further = room.copy()
+        for one, two in ((tail, head), (head, tail)):
+            ok = slack <= room[one]
+            np.maximum.at(further, two[ok], room[one[ok]] - slack[ok])
+        room = further
+    return np.maximum(room, room[mate])
 
 
 def over_links(hyp: Hypotheses, tail: np.ndarray, head: np.ndarray, gain: np.ndarray, n_nodes: int) -> np.ndarray:

@@ -63,9 +63,22 @@ class Scales:
         return replace(self, **changes)
 
 
+def total(x: np.ndarray) -> np.ndarray:
+    """Sum over the last, short axis: column by column, many times faster than numpy's own reduction."""
+    return sum((x[..., c] for c in range(x.shape[-1])), 0.0)
+
+
+def product(x: np.ndarray) -> np.ndarray:
+    """Multiply over the last, short axis."""
+    out = 1.0
+    for c in range(x.shape[-1]):
+        out = out * x[..., c]
+    return out
+
+
 def log_normal(x: np.ndarray, var: np.ndarray) -> np.ndarray:
     """Return the log density of a zero-mean Gaussian with diagonal variance, summed over the last axis."""
-    return -0.5 * (x * x / var + np.log(2 * np.pi * var)).sum(-1)
+    return -0.5 * (total(x * x / var) + total(np.log(2 * np.pi * var)))
 
 
 @dataclass
@@ -89,6 +102,10 @@ class Filter:
         return cls(np.full(n, scales.stationary[1]), np.zeros((n, d)), np.tile(scales.velocity_um2, (n, 1)),
                    identity.copy(), noise_var.copy())
 
+    def part(self, a: int, b: int) -> Filter:
+        """Return rows a .. b - 1, sharing memory."""
+        return Filter(*(rows[a:b] for rows in (self.p, self.v, self.s, self.m, self.w)))
+
     def reset(self, at: np.ndarray, identity: np.ndarray, noise_var: np.ndarray, scales: Scales) -> None:
         """Make the objects `at` tracks of their own again."""
         self.p[at], self.v[at], self.s[at] = scales.stationary[1], 0.0, scales.velocity_um2
@@ -102,23 +119,24 @@ class Filter:
         noise_var (n, k), the measurements of all objects.
         """
         mix, g = scales.switch, g[:, None]
-        p, v, s = self.p[source], self.v[source], self.s[source]
-        stay, enter = p * mix[1, 1], (1 - p) * mix[0, 1]
-        directed = stay + enter                                      # (q,) directed before seeing this step
+        p, v, s = self.p[source], self.v.take(source, 0), self.s.take(source, 0)
+        stay = p * mix[1, 1]
+        directed = stay + (1 - p) * mix[0, 1]                        # (q,) directed before seeing this step
         share = (stay / directed)[:, None]                           # of those, already directed before
         mean = share * v                                             # (q, d) velocity of the mixture
-        var = share * s + (1 - share) * scales.velocity_um2 + share * (1 - share) * v * v
-        spread = g * g * var + g * scales.step_um2
-        log_b = log_normal(dx, g * scales.step_um2) + np.log1p(-directed)
-        log_d = log_normal(dx - g * mean, spread) + np.log(directed)
-        self.p[target] = np.clip(1 / (1 + np.exp(np.clip(log_b - log_d, -50, 50))), LEAST, 1 - LEAST)
+        var = share * s + (1 - share) * (scales.velocity_um2 + mean * v)
+        still = g * scales.step_um2
+        spread, rest = g * g * var + still, dx - g * mean
+        worse = total(dx * dx / still) - total(rest * rest / spread)
+        ratio = (1 - directed) / directed * np.sqrt(product(spread / still)) * np.exp(np.clip(-0.5 * worse, -50, 50))
+        self.p[target] = np.clip(1 / (1 + ratio), LEAST, 1 - LEAST)
         gain = g * var / spread
-        self.v[target] = mean + gain * (dx - g * mean)
+        self.v[target] = mean + gain * rest
         self.s[target] = np.minimum((1 - g * gain) * var + VELOCITY_DRIFT * scales.velocity_um2, scales.velocity_um2)
-        w = self.w[source] + g * scales.walk
-        new = noise_var[target]
-        self.w[target] = w * new / (w + new)
-        self.m[target] = (self.m[source] * new + identity[target] * w) / (w + new)
+        if identity.shape[1]:
+            w, new = self.w.take(source, 0) + g * scales.walk, noise_var.take(target, 0)
+            self.w[target] = w * new / (w + new)
+            self.m[target] = (self.m.take(source, 0) * new + identity.take(target, 0) * w) / (w + new)
 
 
 def log_link_motion(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, dx: np.ndarray, g: np.ndarray,
@@ -130,31 +148,36 @@ def log_link_motion(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, 
     that each step is directed (q,), and the expected mode pairs (q, 2, 2) of the step before and this one.
     """
     mix, (pi_b, pi_d) = scales.switch, scales.stationary
-    step, pop = scales.step_um2, scales.velocity_um2
-    p, q, g = past.p[i], future.p[j], g[:, None]
-    v1, s1, v2, s2 = past.v[i], past.s[i], future.v[j], future.s[j]
+    pop, p, q, g = scales.velocity_um2, past.p[i], future.p[j], g[:, None]
+    v1, s1, v2, s2 = past.v.take(i, 0), past.s.take(i, 0), future.v.take(j, 0), future.s.take(j, 0)
     after_b = mix[0, 0] * (1 - q) / pi_b + mix[0, 1] * q / pi_d     # what the future says of a Brownian step
     from_b, from_d = mix[1, 0] * (1 - q) / pi_b, mix[1, 1] * q / pi_d
-    noise, gg = g * step, g * g
-    both = s1 * s2 / (s1 + s2)
-    centre = both * (v1 / s1 + v2 / s2)                              # velocity by past and future together ...
-    s12 = both * pop / (pop - both)                                  # ... the population's prior counted once
-    v12 = centre * s12 / both
-    prior = (np.log(pop / (pop - both))).sum(-1) - log_normal(centre, pop - both) + log_normal(v1 - v2, s1 + s2)
-    terms = np.stack([
-        log_normal(dx, noise) + np.log(((1 - p) * mix[0, 0] + p * mix[1, 0]) * after_b),
-        log_normal(dx, gg * pop + noise) + np.log((1 - p) * mix[0, 1] * from_b),
-        log_normal(dx - g * v1, gg * s1 + noise) + np.log(p * mix[1, 1] * from_b),
-        log_normal(dx - g * v2, gg * s2 + noise) + np.log((1 - p) * mix[0, 1] * from_d),
-        log_normal(dx - g * v12, gg * s12 + noise) + prior + np.log(p * mix[1, 1] * from_d),
-    ])
-    top = terms.max(0)
-    weights = np.exp(terms - top)
-    total = weights.sum(0)
-    log_density = top + np.log(total)
+    noise, gg = g * scales.step_um2, g * g
+    apart = s1 + s2
+    both = s1 * s2 / apart
+    centre = (v1 * s2 + v2 * s1) / apart                             # velocity by past and future together ...
+    less = pop - both
+    s12, v12 = both * pop / less, centre * pop / less                # ... the population's prior counted once
+
+    def quadratic(x: np.ndarray, var: np.ndarray) -> np.ndarray:
+        return total(x * x / var)
+
+    spreads = noise, gg * pop + noise, gg * s1 + noise, gg * s2 + noise, gg * s12 + noise
+    far = np.stack([
+        quadratic(dx, spreads[0]), quadratic(dx, spreads[1]), quadratic(dx - g * v1, spreads[2]),
+        quadratic(dx - g * v2, spreads[3]),
+        quadratic(dx - g * v12, spreads[4]) + quadratic(v1 - v2, apart) - quadratic(centre, less)])
+    near = far.min(0)
+    known = p * mix[1, 1]
+    weights = np.exp(0.5 * (near - far)) / np.sqrt(np.stack([product(s) for s in (
+        *spreads[:4], spreads[4] * apart * less / (pop * pop))]))
+    weights *= np.stack([((1 - p) * mix[0, 0] + p * mix[1, 0]) * after_b, (1 - p) * mix[0, 1] * from_b,
+                         known * from_b, (1 - p) * mix[0, 1] * from_d, known * from_d])
+    density = weights.sum(0)
+    log_density = np.log(density) - 0.5 * (near + dx.shape[1] * np.log(2 * np.pi))
     if not modes:
         return log_density
-    weights /= total
+    weights /= density
     before_b = (1 - p) * mix[0, 0] / ((1 - p) * mix[0, 0] + p * mix[1, 0])
     pairs = np.stack([np.stack([weights[0] * before_b, weights[1] + weights[3]], -1),
                       np.stack([weights[0] * (1 - before_b), weights[2] + weights[4]], -1)], -2)
