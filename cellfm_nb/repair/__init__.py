@@ -17,10 +17,12 @@ from cellfm_nb.repair.registers import outlier_tokens, register_neurons, test_ti
 from cellfm_nb.repair.reparametrise import fold_back, reparametrise, trainable_share
 from cellfm_nb.repair.spectrum import clip_spectrum, gaps
 from cellfm_nb.repair.train import PUBLISHED, RELATIVE, Recipe, train_singular_values
+from cellfm_nb.repair.ways import WAYS, zero_registers
 from cellfm_nb.repair.write import write_repair
 
-__all__ = ["PUBLISHED", "RELATIVE", "Recipe", "activation_slope", "aligned", "anomaly_map", "clip_spectrum", "compare",
-           "cumulative", "cumulative_directions", "detect", "fold_back", "gaps", "interior", "leading_direction",
-           "linearise", "neighbour_loss", "neighbour_target", "outlier_tokens", "output_gap", "own_direction",
-           "plant_defect", "published_flag", "register_neurons", "repair", "reparametrise", "test_time_registers",
-           "trace", "train_singular_values", "trainable_share", "write_repair"]
+__all__ = ["PUBLISHED", "RELATIVE", "WAYS", "Recipe", "activation_slope", "aligned", "anomaly_map", "clip_spectrum",
+           "compare", "cumulative", "cumulative_directions", "detect", "fold_back", "gaps", "interior",
+           "leading_direction", "linearise", "neighbour_loss", "neighbour_target", "outlier_tokens", "output_gap",
+           "own_direction", "plant_defect", "published_flag", "register_neurons", "repair", "reparametrise",
+           "test_time_registers", "trace", "train_singular_values", "trainable_share", "write_repair",
+           "zero_registers"]

@@ -93,16 +93,16 @@ def behind_activation(block: Block, x: Tensor) -> Tensor:
 
 
 def awaken_neuron(block: Block, x: Tensor, angles: Tensor | None, read: Tensor, dense: bool) -> Tensor:
-    """Make hidden neuron 0 read a direction, loudly but seldom (one token in twenty; every one if dense).
+    """Make hidden neuron 0 read a direction, loudly but seldom (one token in fifty; every one if dense).
 
     Returns its activation (N,) for the tokens x (1, N, D) that enter the block. A gate's value is held at 1.
     """
     fc1 = block.mlp.fc1
     x = x + block.gamma1 * block.attention.proj(block.attend(x, angles))
-    row = read * 10 * fc1.weight.norm(dim=1).median() / read.norm()
-    heard = block.norm2(x)[0].double() @ row
-    fc1.weight[0] = row.to(fc1.weight)
-    fc1.bias[0] = -heard.min().to(fc1.bias) if dense else -heard.quantile(0.95).to(fc1.bias)
+    heard = block.norm2(x)[0].double() @ read
+    loudness = 20 / heard.std()  # the activation is then as good as a switch
+    fc1.weight[0] = (loudness * read).to(fc1.weight)
+    fc1.bias[0] = (-loudness * (heard.min() if dense else heard.quantile(0.98))).to(fc1.bias)
     if gated(block):
         value = block.mlp.fc2.in_features
         fc1.weight[value], fc1.bias[value] = 0.0, 1.0
