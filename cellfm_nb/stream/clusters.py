@@ -113,8 +113,10 @@ def lloyd(points: Tensor, clusters: int, iterations: int, draw: torch.Generator)
 
 
 def nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """Return the index (H, n) of the nearest centre (H, M, d) to each point (H, n, d)."""
-    return (points.float() @ centres.transpose(1, 2)).sub_(centres.square().sum(-1)[:, None] / 2).argmax(-1)
+    """Return the index (H, n) of the nearest centre (H, M, d) to each point (H, n, d); a thousand points at a time."""
+    size = centres.square().sum(-1)[:, None] / 2
+    return torch.cat([(some.float() @ centres.transpose(1, 2)).sub_(size).argmax(-1)
+                      for some in points.split(1024, 1)], 1)
 
 
 def sums(label: Tensor, clusters: int, points: Tensor) -> Tensor:

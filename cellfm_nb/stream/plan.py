@@ -159,8 +159,9 @@ def plan(shape: tuple[int, int, int], config: Any, device: str | torch.device | 
     rows = n * d * (4 + 2 * wide)  # bytes of the three stores
     saliency = 2 * 4 * heads * n
     features = (4 * d * n if collect and kind == "cpu" else 0) + saliency  # on a GPU they are on the host
-    # the stem works on about 32 floats a voxel (measured); the widest tensors of a block of queries are the MLP's
-    embed = 4 * 32 * prod((c + 2) * p for c, p in zip(chunk, config.patch, strict=True))
+    # a stem of filters works on about 32 floats a voxel, one of patches on few (measured); the widest tensors of a
+    # block of queries are the MLP's
+    embed = 4 * (32 if config.stem != "patch" else 4 + 3 * d // prod(config.patch)) * prod((c + 2) * p for c, p in zip(chunk, config.patch, strict=True))
     work = max(4 * min(q_block, n) * 14 * d, embed) + 6 * min(kv_block, n) * d * wide  # block in hand and the next
     if backend == "torch":
         work += 3 * 4 * heads * min(q_block, n) * min(kv_block, n)

@@ -11,7 +11,7 @@ import torch
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import torch_rng
-from cellfm_nb.stream.store import TokenStore
+from cellfm_nb.stream.store import TokenStore, stream_blocks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -76,3 +76,39 @@ def test_a_disk_that_fills_up_is_one_clear_error(tmp_path):
 def test_unknown_kind_is_refused():
     with pytest.raises(InputError, match="memory or disk"):
         TokenStore(1, 1, kind="cloud")
+
+
+LIMITED = """
+import resource, sys, torch
+from cellfm_nb.errors import InputError
+from cellfm_nb.stream.encode import StreamingEncoder
+from cellfm_nb.encoder import Encoder, EncoderConfig
+import numpy as np
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # the system itself now refuses to make files larger
+import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    StreamingEncoder(Encoder(EncoderConfig(width=16, depth=1, heads=2)), store="disk", folder=sys.argv[1]).encode(
+        np.zeros((16, 64, 64), np.float32), progress=False)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_refuses_is_said_before_any_work(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True)
+    assert "too full to stream" in done.stdout and "free some space" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["memory", "pinned", "disk"])
+def test_blocks_of_several_stores_come_together_and_in_order(kind, tmp_path):
+    values = torch.arange(40.0).reshape(20, 2)
+    with TokenStore(20, 2, kind=kind, folder=tmp_path) as a, TokenStore(20, 2, kind=kind, folder=tmp_path) as b:
+        a.write(0, values)
+        b.write(0, -values)
+        for size in (1, 7, 20, 50):
+            parts = list(stream_blocks((a, b), size))
+            assert torch.equal(torch.cat([p for p, _ in parts]), values)
+            assert torch.equal(torch.cat([p for _, p in parts]), -values)
+        rows = torch.tensor([0, 3, 3, 19])
+        assert torch.equal(a.gather(rows), values[rows])
