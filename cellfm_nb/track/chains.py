@@ -16,7 +16,7 @@ from cellfm_nb.track.cost import common_slope, first_scales, link_gain, start_en
 from cellfm_nb.track.events import Event, Hypotheses, choose_events
 from cellfm_nb.track.motion import Filter
 
-DOUBT = 1e-4                         # a link is settled when it, and each that competes with it, is surer than this
+DOUBT = 1e-4                         # a link more certain than this is settled
 NEVER = np.iinfo(int).max
 
 
@@ -59,15 +59,13 @@ class Chains:
         for sweep in range(sweeps):
             events = with_events and sweep > 0
             self.expected[:] = 0.0
-            self.unsettle(near.beside(*map(np.flatnonzero, self.broken())))
-            pairs = near.next_frame(np.flatnonzero(~self.settled[0]))
+            broken = self.broken()
+            self.unsettle(near.next_frame(*broken))
+            pairs = np.concatenate([near.next_frame(np.flatnonzero(~self.settled[0])), near.over_gaps(*broken)])
+            pairs = pairs[np.lexsort(pairs.T[::-1])]
             for half in (0, 1):
-                broken = self.broken()
                 tails, heads = self.sever(half)
-                over = near.over_gaps(np.flatnonzero(broken[0] & tails), np.flatnonzero(broken[1] & heads))
-                both = np.concatenate([pairs, over])
-                both = both[tails[both[:, 0]] & heads[both[:, 1]]]
-                self.solve(both[np.lexsort(both.T[::-1])], events)
+                self.solve(pairs[tails[pairs[:, 0]] & heads[pairs[:, 1]]], events)
                 self.refilter(afresh=False)
             self.learn(events)
 
@@ -125,7 +123,7 @@ class Chains:
             (tails, a), (heads, b) = (np.unique(k, return_inverse=True) for k in (i, j))
             chosen, events = choose_events(self, tails, heads, a, b, gain, chosen)
         self.join(i[chosen], j[chosen], confidence(i, j, gain, self.n, self.n)[chosen], events)
-        self.settle(i, j)
+        self.settle(j[chosen])
 
     def join(self, i: np.ndarray, j: np.ndarray, sure: np.ndarray, events: list[Event]) -> None:
         """Put links (i, j) and events in place."""
@@ -137,16 +135,10 @@ class Chains:
             self.confidence[children] = event.confidence
         self.events += events
 
-    def settle(self, i: np.ndarray, j: np.ndarray) -> None:
-        """Settle the links that are beyond doubt and compete with none in doubt, given the candidate pairs (i, j)."""
-        sure = (self.confidence > 1 - DOUBT) & (self.frame - self.since == 1) & (self.pred >= 0)
-        out = np.zeros(self.n, bool)
-        out[self.pred[sure]] = True
-        doubt = ~out[i] | ~sure[j]
-        out[i[doubt]], sure[j[doubt]] = False, False
-        done = np.flatnonzero(sure)
-        done = done[out[self.pred[done]]]
-        self.settled[0, self.pred[done]], self.settled[1, done] = True, True
+    def settle(self, j: np.ndarray) -> None:
+        """Settle those links into objects j that are beyond doubt."""
+        j = j[self.confidence[j] > 1 - DOUBT]
+        self.settled[0, self.pred[j]], self.settled[1, j] = True, True
 
     def unsettle(self, pairs: np.ndarray) -> None:
         """Call in doubt again the links out of the first and into the second of `pairs` (q, 2)."""
@@ -155,8 +147,9 @@ class Chains:
         self.settled[0, tail], self.settled[1, self.succ[tail]] = False, False
 
     def broken(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return which objects nothing follows, and which nothing precedes, in the next frame, (n,) each."""
-        return self.until - self.frame != 1, self.frame - self.since != 1
+        """Return the objects that nothing follows in the next frame, and those that nothing precedes, unless settled."""
+        tails, heads = self.until - self.frame != 1, self.frame - self.since != 1
+        return np.flatnonzero(tails & ~self.settled[0]), np.flatnonzero(heads & ~self.settled[1])
 
     def expect(self, hyp: Hypotheses, advantage: np.ndarray, objects: np.ndarray) -> None:
         """Count the events expected, chosen or not: each against links and other events of its whole."""
