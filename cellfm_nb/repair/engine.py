@@ -26,8 +26,8 @@ def repair(encoder: Encoder, volumes: Sequence[np.ndarray], clip: bool = True, t
     """Repair the blocks that alarm; a healthy encoder comes back unchanged.
 
     Parameters: encoder, left as it is; volumes, as for `detect`; clip, cut singular values that stand alone; train, a
-    `Recipe` for the blocks that still alarm after that (RELATIVE, or PUBLISHED, which looks at every block whether it
-    alarms or not).
+    `Recipe` for the blocks that still alarm after that (RELATIVE, undone where it makes the excess larger; or
+    PUBLISHED, which looks at every block whether it alarms or not, and stays).
     Returns: a repaired copy, and the table of `detect` with, per block, repaired (what was done), and gap_after,
     growth_after, excess_after, flagged_after, alarm_after.
     """
@@ -38,9 +38,12 @@ def repair(encoder: Encoder, volumes: Sequence[np.ndarray], clip: bool = True, t
             done[i] = f"clipped {clip_spectrum(mended.blocks[i])} singular value(s)"
         after = detect(mended, volumes)
     if train is not None and (after["alarm"].any() or not train.alarmed_only):
-        for i, steps in train_singular_values(mended, volumes, train, alarmed(after)).items():
-            done[i] = "; ".join(filter(None, [done[i], f"trained {steps} steps"]))
-        after = detect(mended, volumes)
+        clipped, steps = copy.deepcopy(mended), train_singular_values(mended, volumes, train, alarmed(after))
+        trained = detect(mended, volumes)
+        harm = train.alarmed_only and trained["excess"].max() > after["excess"].max()
+        mended, after = (clipped, after) if harm else (mended, trained)
+        for i, n in steps.items():
+            done[i] = "; ".join(filter(None, [done[i], f"trained {n} steps{', undone' if harm else ''}"]))
     table = before.assign(repaired=[what or "nothing" for what in done])
     for name in ("gap", "growth", "excess", "flagged", "alarm"):
         table[f"{name}_after"] = after[name]

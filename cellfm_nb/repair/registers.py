@@ -36,7 +36,9 @@ def outlier_tokens(tokens: Tensor, deviations: float = 8.0) -> Tensor:
 
 @torch.no_grad()
 def register_neurons(encoder: Encoder, volumes: Sequence[np.ndarray], count: int = 10) -> Neurons:
-    """Find the hidden neurons that are loudest at outlier tokens of the last block.
+    """Find the hidden neurons that are loudest at tokens that are outliers after the last block, but not at the stem.
+
+    The stem's outliers are bright objects, and are to stay.
 
     Parameters: encoder; volumes (z, y, x), normalised; count, how many neurons.
     Returns: (block, neuron) of the largest mean |activation| over outlier tokens, largest first; [] without outliers.
@@ -52,7 +54,7 @@ def register_neurons(encoder: Encoder, volumes: Sequence[np.ndarray], count: int
         finally:
             for hook in hooks:
                 hook.remove()
-        outliers = outlier_tokens(states[-1])
+        outliers = outlier_tokens(states[-1]) & ~outlier_tokens(states[0])
         total += torch.stack([h[outliers].abs().sum(0) for h in hidden]).to(total)
     best = total.flatten().topk(count).indices if total.any() else []
     return [divmod(int(i), total.shape[1]) for i in best]
