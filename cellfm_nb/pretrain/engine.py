@@ -34,7 +34,7 @@ def pretrain(crops: Any, encoder_config: EncoderConfig, settings: PretrainSettin
     the state is kept every `settings.checkpoint_every` steps and found again after a kill; on_step, called as
     on_step(step=0, loss=..., ...) with each row of the log; until, stop before this step and keep the state, to go on
     another time; probe, called with the teacher's encoder every `settings.probe_every` steps, returns numbers for the
-    log ({"probe_ap": ...}).
+    log ({"probe_ap": ...}, such as `score.held_out.HeldOut`).
     Returns: the teacher's encoder in eval mode, and the log, one row per step: step, seconds, lr, loss, dino, ibot,
     koleo, denoise (gram, decorrelate where weighted), grad_norm, entropy_patch, entropy_cls (of the targets, over
     log K), rankme, feature_std, dead, outliers, prototypes, cls_patch, masked_spread, and what the probe says.
@@ -79,14 +79,14 @@ def pretrain(crops: Any, encoder_config: EncoderConfig, settings: PretrainSettin
 def write_pretrained(weights_path: str | Path, config_path: str | Path, log_path: str | Path,
                      checkpoint_dir: str | Path, crops: Any, encoder_config: EncoderConfig,
                      settings: PretrainSettings, seed: int = 0, device: str = "cpu",
-                     on_step: OnStep | None = None) -> None:
+                     on_step: OnStep | None = None, probe: Probe | None = None) -> None:
     """Train, and write encoder.safetensors, config.json, log.csv and the folder of checkpoints (rank 0 writes).
 
     Give it to `Workspace.make` with resume=True: a killed run then goes on from its last checkpoint.
     """
     crops = Crops(crops)
     encoder, log = pretrain(crops, encoder_config, settings, seed=seed, device=device, checkpoint_dir=checkpoint_dir,
-                            on_step=on_step)
+                            on_step=on_step, probe=probe)
     if ranks.rank_and_world()[0]:
         return
     facts = {"crops": [len(crops), *crops.shape[-3:]], "steps": settings.steps, "batch": settings.batch, "seed": seed,

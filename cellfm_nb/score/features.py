@@ -121,7 +121,7 @@ def linear_probe(
     from sklearn.linear_model import LogisticRegression
 
     train, test, y_train, y_test = _sides(features, positive, group, test_groups)
-    model = LogisticRegression(C=c, max_iter=300)  # unweighted: weights would fit a share of positives AP is not read at
+    model = LogisticRegression(C=c, max_iter=300)  # unweighted: AP is read at the share of positives there is
     with warnings.catch_warnings():                          # 300 steps are enough for a ranking
         warnings.simplefilter("ignore")
         model.fit(train, y_train)

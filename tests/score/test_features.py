@@ -76,6 +76,31 @@ def test_neighbours_vote_as_scikit_learn_s_do(k):
     assert k == 1 or got.average_precision > 3 * got.chance > 1.5 * noise.average_precision
 
 
+def test_held_out_volumes_are_probed_token_by_token():
+    import torch
+
+    from cellfm_nb.score.held_out import HeldOut
+
+    class Patches(torch.nn.Module):
+        """An encoder that sees the mean and the spread of each patch of 2 x 4 x 4 voxels."""
+
+        def __init__(self, blind):
+            super().__init__()
+            self.weight, self.blind = torch.nn.Parameter(torch.zeros(1)), blind
+
+        def forward(self, x):
+            cut = x[:, 0].unfold(1, 2, 2).unfold(2, 4, 4).unfold(3, 4, 4).flatten(4).flatten(1, 3)  # (1, N, 32)
+            self.patches = torch.stack([cut.mean(-1), cut.std(-1)], -1) * (0 if self.blind else 1)
+            return self
+
+    draw = rng(7, "held out")
+    positive = draw.random((5, 4, 8, 8)) < 0.1
+    volumes = draw.normal(size=(5, 8, 32, 32)) + positive.repeat(2, 1).repeat(4, 2).repeat(4, 3)
+    held = HeldOut(volumes, positive.reshape(5, -1), (3, 4))
+    seen, blind = held(Patches(False)), held(Patches(True))
+    assert min(seen.values()) > 0.7 and max(blind.values()) < 0.2 and set(seen) == {"probe_ap", "knn_ap"}
+
+
 def test_probe_without_positives_is_said():
     with pytest.raises(InputError, match="lacks a class"):
         linear_probe(np.ones((10, 2)), np.zeros(10, bool), np.arange(10), [9])
