@@ -29,6 +29,7 @@ BENCHES = {
     "pretrain": "a step of training against the bare model, MONAI's views, torch's blocks and lightly's losses: time",
     "shards": "reading shards in order against webdataset's own reader: samples per second, coverage",
     "simulate": "a simulated movie with its truth: seconds, exactness of the truth",
+    "stream": "whole volumes: streamed against dense, representatives of keys against every key: accuracy, time",
     "segment": "finding puncta in simulated movies against trackpy, LoG maxima and Voronoi-Otsu: F1, AP50, time",
     "ssl": "a linear probe on the trained encoder against hand-made floors, the seed's recipe, a supervised one: AP",
     "ssl_ablation": "each choice of pretraining against its reference, claim by claim: AP, RankMe, entropy, spread",
