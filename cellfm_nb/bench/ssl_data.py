@@ -134,7 +134,7 @@ def probe(describe: Describe, patch: Triple, snr: float, way: str = "ours", box:
         at = [((np.arange(-(-n // c)) + 0.5) * c // p).astype(int) for n, c, p in zip(shape, CELL, patch, strict=True)]
         return scores.reshape(grid)[np.ix_(*at)].ravel()
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=300, class_weight="balanced"))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=300))
     seen = frames(PROBE, PROBE_FRAMES)
     model.fit(np.concatenate([rows for rows, _ in seen]), np.concatenate([foreground(mask, patch) for _, mask in seen]))
     found = []

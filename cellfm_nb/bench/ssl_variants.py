@@ -26,9 +26,10 @@ Change = Callable[[], AbstractContextManager]
 class Variant:
     """One row of the ablation.
 
-    claim: its number in the list of claims ("" where nobody claims anything); says: what the claim predicts of the
-    variant beside its reference, "worse" | "no better" | "same" | "better" (probe on tokens), "coarser" | "finer" (on
-    equal cells), "collapses" (RankMe), "stops" (the loss is not a number); against: the reference.
+    claim: its number (A.. of the seed, F.. of our own earlier findings, "" for a reference); says: what the claim
+    predicts of the variant beside its reference: "worse" | "no better" | "same" | "better" (probe on tokens), "finer" |
+    "coarser" (probe on equal cells), "spreads" (hidden tokens of a view differ), "collapses" (RankMe), "stops" (the
+    loss is not a number); against: the reference.
     config, settings, data: what differs from the base in EncoderConfig, PretrainSettings and `ssl_data.crops`.
     change: a context to train in. after: what becomes of the encoder before it is scored.
     """
@@ -124,13 +125,13 @@ VARIANTS = {
        for kind in ("learned", "sincos", "rope")},
     **{f"{kind}, hidden alike": Variant("A10", "collapses", "hidden alike", **plus(ALIKE, config={"position": kind}))
        for kind in ("learned", "sincos", "rope")},
-    "neighbours mixed in": Variant("alike", "better", "hidden alike", config={"stem": "patch"}, settings=PUBLISHED),
+    "neighbours mixed in": Variant("A10", "spreads", "hidden alike", config={"stem": "patch"}, settings=PUBLISHED),
     # patch and stem
     "patch 4": Variant("A09", "finer", config={"patch": (2, 4, 4)}),
     "patch 14": Variant("A09", "coarser", config={"patch": (7, 14, 14)},
                         settings={"global_shape": (21, 42, 42), "local_shape": (7, 14, 14)}),
-    "stem conv": Variant("stem", "worse", config={"stem": "conv"}),
-    "stem patch": Variant("stem", "worse", config={"stem": "patch"}),
+    "stem conv": Variant("F2", "worse", config={"stem": "conv"}),
+    "stem patch": Variant("F2", "worse", config={"stem": "patch"}),
     # what it sees
     "z-score": Variant("A07", "worse", data={"way": "z-score"}),
     "min-max": Variant("A07", "worse", data={"way": "min-max"}),
@@ -144,7 +145,7 @@ VARIANTS = {
     "KoLeo off": Variant("A16", "collapses", "published losses", settings=PUBLISHED | {"koleo": 0.0}),
     "pixels of hidden patches": Variant("A45", "worse", "denoising alone", change=own_pixels, settings={
         "dino": 0.0, "ibot": 0.0, "koleo": 0.0, "mask_ratio": (0.4, 0.6), "mask_share": 1.0}),
-    "mis-paired CLS": Variant("pairing", "worse", "published losses", change=mispaired, **DIFFER),
+    "mis-paired CLS": Variant("A10", "worse", "published losses", change=mispaired, **DIFFER),
     "scattered masks": Variant("A17", "worse", "published losses", change=scattered, **DIFFER),
     "four times the prototypes": Variant("A14", "same", "published losses", settings=PUBLISHED | {"prototypes": 512}),
     # registers
