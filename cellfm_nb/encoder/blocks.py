@@ -41,7 +41,8 @@ def drops_of(samples: range, batch: int, seed: int, active: bool = True) -> Iter
     Parameters: samples, of the global batch that the rows hold (every view of them, view-major); batch, its size;
     seed; active, False does nothing. The caller's own random numbers are left alone.
     """
-    with torch.random.fork_rng(enabled=active):
+    devices = [torch.cuda.current_device()] if active and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices, enabled=active):
         if active:
             torch.manual_seed(seed)
             DropPath.part = (samples, batch)

@@ -1,5 +1,6 @@
 """Self-supervised training of the encoder: DINO, iBOT, KoLeo and denoising, with its health measured on the way."""
 
+from cellfm_nb.pretrain.crops import Crops, neighbours
 from cellfm_nb.pretrain.engine import pretrain, write_pretrained
 from cellfm_nb.pretrain.health import alarms, rankme
 from cellfm_nb.pretrain.masks import block_mask, make_masks
@@ -8,6 +9,6 @@ from cellfm_nb.pretrain.student_teacher import StudentTeacher
 from cellfm_nb.pretrain.views import Views, make_views, shared_fraction
 
 __all__ = [
-    "PretrainSettings", "StudentTeacher", "Views", "alarms", "block_mask", "make_masks", "make_views", "pretrain",
-    "rankme", "shared_fraction", "write_pretrained",
+    "Crops", "PretrainSettings", "StudentTeacher", "Views", "alarms", "block_mask", "make_masks", "make_views",
+    "neighbours", "pretrain", "rankme", "shared_fraction", "write_pretrained",
 ]

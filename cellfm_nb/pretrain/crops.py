@@ -67,7 +67,7 @@ def neighbours(movie: Any, places: Sequence[Sequence[int]], shape: tuple[int, in
     """Cut k successive frames of a movie at each place: pictures that show the same objects a moment later.
 
     Parameters: movie (t, z, y, x), normalised, an array or anything that is cut like one; places (n, 4), frame and
-    first corner (t, z, y, x) of each; shape (z, y, x) voxels; k, frames.
+    first corner (t, z, y, x) of each, "frame" and "origin_px" of a packed crop; shape (z, y, x) voxels; k, frames.
     Returns: (n, k, z, y, x), for `Crops` and `PretrainSettings(pairs="next")`.
     Raises: InputError when a place reaches beyond the movie.
     """

@@ -38,6 +38,7 @@ class Trainer:
         self.names = [name for group in groups for name in group.pop("names")]
         self.optimiser = torch.optim.AdamW(groups, lr=s.lr, betas=(0.9, 0.999), foreach=True)
         self.grid = tuple(-(-size // p) for size, p in zip(s.global_shape, config.patch, strict=True))
+        self.ahead, self._made = self.device.type == "cuda", {}
 
     def picks(self, step: int, samples: range | None = None) -> list[int]:
         """Return the numbers of the crops of a step's samples: every crop once per epoch, in the epoch's own order."""
@@ -46,8 +47,18 @@ class Trainer:
 
     def views(self, step: int, samples: range) -> Views:
         """Return the views of some samples of a step; each sample's draws are its own, whoever makes them."""
+        if (step, samples) in self._made:
+            return self._made.pop((step, samples))
         crops = self.crops.take(self.picks(step, samples)).to(self.device)
         return make_views(crops, self.s, [torch_rng(self.seed, "views", step, i) for i in samples])
+
+    def look_ahead(self, step: int, samples: range) -> None:
+        """Make the views that come after some samples of a step: a GPU is still busy with the gradients of these."""
+        last = samples.stop == self.mine.stop
+        step, start = (step + 1, self.mine.start) if last else (step, samples.stop)
+        if self.ahead and step < self.s.steps:
+            following = range(start, start + len(samples))
+            self._made = {(step, following): self.views(step, following)}
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
@@ -72,8 +83,10 @@ class Trainer:
                 parts, seen = self.losses(views, hidden, now.teacher_temp, anchored)
                 loss = sum(getattr(s, name) * value for name, value in parts.items())
                 (loss / s.accumulate).backward()
-            told.append({"loss": float(loss.detach())} | {k: float(v.detach()) for k, v in parts.items()})
-        row = ranks.mean_over_ranks({k: sum(t[k] for t in told) / len(told) for k in told[0]}, self.device)
+            told.append(torch.stack([loss, *parts.values()]).detach().double())
+            self.look_ahead(step, part)
+        row = dict(zip(("loss", *parts), (sum(told) / len(told)).tolist(), strict=True))  # waits for a GPU
+        row = ranks.mean_over_ranks(row, self.device)
         for group in self.optimiser.param_groups:
             group["lr"], group["weight_decay"] = now.lr * group["scale"], now.weight_decay * group["decay"]
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]

@@ -141,6 +141,14 @@ def test_options_together_and_a_resume_between_two_anchors(tmp_path):  # T2
     pd.testing.assert_frame_equal(log.drop(columns="seconds"), its_log.drop(columns="seconds"), check_exact=True)
 
 
+def test_views_made_ahead_are_the_same():
+    s = replace(S, batch=4, accumulate=2)
+    here, ahead = (Trainer(Crops(spots()), CONFIG, s, 0, "cpu") for _ in range(2))
+    ahead.ahead = True  # as on a GPU
+    rows = [[trainer.step(step, None) for step in range(3)] for trainer in (here, ahead)]
+    assert str(rows[0]) == str(rows[1]) and list(ahead._made) == [(3, range(0, 2))] and not here._made
+
+
 def test_the_anchor_is_the_teacher_of_an_earlier_step():
     trainer = Trainer(Crops(spots()), CONFIG, replace(S, gram=1.0, gram_every=2), 0, "cpu")
     teachers = []
