@@ -17,8 +17,8 @@ from cellfm_nb.track.motion import total
 if TYPE_CHECKING:
     from cellfm_nb.track.chains import Chains
 
-NEIGHBOURS = 10    # candidates around a place, in the next frame
-OVER_GAPS = 4      # and in each later one
+NEIGHBOURS = 8     # candidates around a place, in the next frame
+OVER_GAPS = 3      # and in each later one
 MOTION_NATS = 3.0  # about what velocities of the same direction on both sides speak for a pair
 MASS_NATS = 10.0   # more than any identity can
 
@@ -78,12 +78,16 @@ class Candidates:
 
     def plausible(self, found: list[np.ndarray]) -> np.ndarray:
         """Drop pairs too far from every place the tail might have gone, and repeated ones."""
-        c, found = self.chains, np.concatenate(found)
-        key = np.sort(found[:, 0] * c.n + found[:, 1])
-        i, j = np.divmod(key[np.append(True, key[1:] != key[:-1])[:len(key)]], c.n)
+        c, pairs = self.chains, self.unique(found)
+        i, j = pairs.T
         wait = c.frame[j] - c.frame[i]
         move, g = c.x[j] - c.x[i], wait[:, None]
         variance = self.variance(np.arange(c.max_gap + 2)[:, None])[wait]
         far = np.min([total((move - g * u) ** 2 / variance) for u in (0.0, c.past.v[i], c.future.v[j])], axis=0)
-        ok = far <= 2 * self.most(wait, c.log_start[j], c.log_end[i])
-        return np.column_stack([i[ok], j[ok]])
+        return pairs[far <= 2 * self.most(wait, c.log_start[j], c.log_end[i])]
+
+    def unique(self, found: list[np.ndarray]) -> np.ndarray:
+        """Return all pairs, each once, ascending."""
+        pairs = np.concatenate(found)
+        key = np.sort(pairs[:, 0] * self.chains.n + pairs[:, 1])
+        return np.column_stack(np.divmod(key[np.append(True, key[1:] != key[:-1])[:len(key)]], self.chains.n))

@@ -12,11 +12,13 @@ import numpy as np
 
 from cellfm_nb.track.assign import assign, confidence
 from cellfm_nb.track.candidates import Candidates
-from cellfm_nb.track.cost import common_slope, first_scales, link_gain, start_end_logs, update_scales
+from cellfm_nb.track.cost import common_slope, first_scales, link_gain, mutual_neighbours, start_end_logs, update_scales
 from cellfm_nb.track.events import Event, Hypotheses, choose_events
 from cellfm_nb.track.motion import Filter
 
 DOUBT = 1e-4                         # a link more certain than this is settled
+NEGLIGIBLE = 12.0                    # nats: so much less likely than what both its ends have, a pair is no rival
+ENOUGH = 10_000                      # links that scales are estimated from
 NEVER = np.iinfo(int).max
 
 
@@ -35,7 +37,9 @@ class Chains:
         self.voxel_um, self.max_gap, self.n = voxel_um, max_gap, len(x)
         self.succ, self.pred, self.confidence = np.full(self.n, -1), np.full(self.n, -1), np.full(self.n, np.nan)
         self.until, self.since = np.full(self.n, NEVER), np.full(self.n, -1)   # frame of what follows, of what was
-        self.settled = np.zeros((2, self.n), bool)                     # whether the link out of, into an object is
+        self.worth = np.zeros((2, self.n))                             # gain of the link out of, into an object
+        self.settled = np.zeros((2, self.n), bool)                     # whether that link is settled
+        self.rivals: list[np.ndarray] = []                             # pairs of consecutive frames not to be ruled out
         self.events: list[Event] = []
         self.expected = np.zeros((2, 2))                               # split, merge: number, sum of squared separation
         self.first, self.last = int(frame[0]), int(frame[-1])
@@ -45,7 +49,8 @@ class Chains:
         self.waves = [np.concatenate([self.objects(self.first + k, self.first + k),
                                       self.n + self.objects(self.last - k, self.last - k)])
                       for k in range(self.last - self.first + 1)]
-        self.scales = first_scales(x, frame, self.identity, relative, voxel_um, max_gap)
+        self.start = mutual_neighbours(x, frame)
+        self.scales = first_scales(self.start, x, frame, self.identity, relative, voxel_um, max_gap)
         self.refilter()
 
     def run(self, sweeps: int, with_events: bool) -> None:
@@ -54,20 +59,34 @@ class Chains:
         Events are looked for from the second sweep on.
         """
         near = Candidates(self)
-        self.solve(near.next_frame(np.arange(self.n)), with_events=False)
+        i, j = self.start
+        self.join(i, j, np.zeros(len(i)), [])
         self.refilter(afresh=False)
         for sweep in range(sweeps):
             events = with_events and sweep > 0
             self.expected[:] = 0.0
-            broken = self.broken()
-            self.unsettle(near.next_frame(*broken))
-            pairs = np.concatenate([near.next_frame(np.flatnonzero(~self.settled[0])), near.over_gaps(*broken)])
-            pairs = pairs[np.lexsort(pairs.T[::-1])]
+            pairs, self.rivals = self.competing(near, sweep), []
             for half in (0, 1):
                 tails, heads = self.sever(half)
                 self.solve(pairs[tails[pairs[:, 0]] & heads[pairs[:, 1]]], events)
+                self.settle(DOUBT * 3.0**sweep)
                 self.refilter(afresh=False)
             self.learn(events)
+            if sweep < sweeps - 1:
+                self.refilter()
+
+    def competing(self, near: Candidates, sweep: int) -> np.ndarray:
+        """Return the pairs of tails and heads worth a look, (q, 2) ascending: of broken chains, and of links in doubt.
+
+        The first two sweeps look around; from then on the rivals of a link are known.
+        """
+        broken = self.broken()
+        loose = near.next_frame(*broken)
+        self.unsettle(loose)
+        doubtful = (self.until - self.frame == 1) & (self.succ >= 0) & ~self.settled[0]
+        at = np.flatnonzero(doubtful)
+        rivals = [near.next_frame(at)] if sweep < 2 else [pairs[doubtful[pairs[:, 0]]] for pairs in self.rivals]
+        return near.unique([loose, np.column_stack([at, self.succ[at]]), *rivals, near.over_gaps(*broken)])
 
     def objects(self, t0: int, t1: int) -> np.ndarray:
         """Return indices of objects in frames t0 .. t1 inclusive."""
@@ -122,8 +141,11 @@ class Chains:
         if with_events:
             (tails, a), (heads, b) = (np.unique(k, return_inverse=True) for k in (i, j))
             chosen, events = choose_events(self, tails, heads, a, b, gain, chosen)
+        self.worth[0, i], self.worth[1, j] = 0.0, 0.0
+        self.worth[0, i[chosen]], self.worth[1, j[chosen]] = gain[chosen], gain[chosen]
+        rival = gain > np.minimum(self.worth[0, i], self.worth[1, j]) - NEGLIGIBLE
+        self.rivals.append(pairs[rival & (self.frame[j] - self.frame[i] == 1)])
         self.join(i[chosen], j[chosen], confidence(i, j, gain, self.n, self.n)[chosen], events)
-        self.settle(j[chosen])
 
     def join(self, i: np.ndarray, j: np.ndarray, sure: np.ndarray, events: list[Event]) -> None:
         """Put links (i, j) and events in place."""
@@ -135,9 +157,9 @@ class Chains:
             self.confidence[children] = event.confidence
         self.events += events
 
-    def settle(self, j: np.ndarray) -> None:
-        """Settle those links into objects j that are beyond doubt."""
-        j = j[self.confidence[j] > 1 - DOUBT]
+    def settle(self, doubt: float) -> None:
+        """Settle the links that are in less doubt."""
+        j = np.flatnonzero((self.confidence > 1 - doubt) & (self.pred >= 0))
         self.settled[0, self.pred[j]], self.settled[1, j] = True, True
 
     def unsettle(self, pairs: np.ndarray) -> None:
@@ -147,8 +169,8 @@ class Chains:
         self.settled[0, tail], self.settled[1, self.succ[tail]] = False, False
 
     def broken(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the objects that nothing follows in the next frame, and those that nothing precedes, unless settled."""
-        tails, heads = self.until - self.frame != 1, self.frame - self.since != 1
+        """Return the objects with no link into the next frame, and those with none from the frame before, unless settled."""
+        tails, heads = (self.until - self.frame != 1) | (self.succ < 0), (self.frame - self.since != 1) | (self.pred < 0)
         return np.flatnonzero(tails & ~self.settled[0]), np.flatnonzero(heads & ~self.settled[1])
 
     def expect(self, hyp: Hypotheses, advantage: np.ndarray, objects: np.ndarray) -> None:
@@ -172,10 +194,10 @@ class Chains:
             self.identity[:, 0] += rate * (self.frame - self.first)
             bleach += rate
         joined = np.column_stack([self.since >= 0, self.until < NEVER])
-        self.scales = update_scales(self.scales, (i, self.succ[i]), self.x, self.frame, self.identity, self.relative,
+        few = i[::1 + len(i) // ENOUGH]                                # every third, tenth ... link says as much as all
+        self.scales = update_scales(self.scales, (few, self.succ[few]), self.x, self.frame, self.identity, self.relative,
                                     self.past, self.future, joined, self.voxel_um,
                                     self.expected if with_events else None).with_(bleach=bleach)
-        self.refilter()
 
     def chain_ids(self) -> np.ndarray:
         """Return the chain each object belongs to, (n,), numbered by first appearance."""

@@ -38,25 +38,24 @@ def start_end_logs(frame: np.ndarray, first: int, last: int, scales: Scales) -> 
 
 def mutual_neighbours(x: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return indices (i, j) of objects of consecutive frames that are each other's nearest."""
-    first, second = [np.zeros(0, int)], [np.zeros(0, int)]
-    present = np.unique(frame)
-    for t in present[:-1][np.diff(present) == 1]:
-        a, b = np.flatnonzero(frame == t), np.flatnonzero(frame == t + 1)
-        forth, back = cKDTree(x[b]).query(x[a])[1], cKDTree(x[a]).query(x[b])[1]
-        mutual = back[forth] == np.arange(len(a))
-        first.append(a[mutual])
-        second.append(b[forth[mutual]])
-    return np.concatenate(first), np.concatenate(second)
+    place = np.ptp(x, 0).sum() if len(x) else 0.0
+    apart = 2 * place + 1.0                                          # between frames: more than any distance in one
+    tree = cKDTree(np.column_stack([x, apart * frame]), balanced_tree=False, compact_nodes=False)
+    far, near = tree.query(np.column_stack([x, apart * (frame + 1)]), distance_upper_bound=apart / 2)
+    order = np.argsort(far, kind="stable")                           # of those nearest to one, the nearest is mutual
+    order = order[np.isfinite(far[order])]
+    j, at = np.unique(near[order], return_index=True)
+    return order[at], j
 
 
-def first_scales(x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relative: np.ndarray, voxel_um: np.ndarray,
-                 max_gap: int) -> Scales:
+def first_scales(links: tuple[np.ndarray, np.ndarray], x: np.ndarray, frame: np.ndarray, identity: np.ndarray,
+                 relative: np.ndarray, voxel_um: np.ndarray, max_gap: int) -> Scales:
     """Guess the scales from mutual nearest neighbours: a start for `update_scales`, nothing more.
 
-    Parameters: x (n, d) um; frame (n,); identity (n, k); relative (n, k), variance of each measurement up to a
+    Parameters: links, indices (i, j); x (n, d) um; frame (n,); identity (n, k); relative (n, k), variance of each measurement up to a
     factor; voxel_um (d,).
     """
-    i, j = mutual_neighbours(x, frame)
+    i, j = links
     dx = x[j] - x[i] if len(i) else voxel_um[None]
     step = np.maximum(0.5 * (np.median(np.abs(dx), 0) * ROBUST) ** 2, (STEP_FLOOR * voxel_um) ** 2)
     gap = 0.1 ** np.arange(max_gap + 1)
