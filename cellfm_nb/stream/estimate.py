@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,3 +42,9 @@ def estimate(exact: Tensor, approximate: Tensor) -> Estimate:
     cosine = F.cosine_similarity(exact.double(), approximate.double(), dim=1)
     return Estimate(float(cosine.mean()), float(torch.quantile(cosine, 0.01)), float((cosine > 0.99).double().mean()),
                     len(cosine))
+
+
+def token_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the cosine between two descriptors of each token: (..., D) and (..., D) give (...), float64."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return (a * b).sum(-1) / np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-30)
