@@ -41,30 +41,41 @@ SEED_S = replace(TINY, stem="patch", patch=(8, 8, 8))  # the seed's: nothing mad
 TARGETS = {2.0: (0.83, 0.03, 0.70), 4.0: (0.935, 0.0, 0.89)}  # ours, above the floor, the seed's
 
 
+FLOORS = {"raw voxels": raw, "four statistics": statistics, "with LoG": statistics_and_log}
+MADE = {  # how an encoder comes about, from the seed of the movie it learns on
+    "ours": lambda seed: train(TINY, seed), "untrained": lambda seed: Encoder(TINY, seed=seed).eval(),
+    "supervised": lambda seed: taught(seed), "seed's recipe": lambda seed: train(SEED_S, seed),
+    "seed's, untrained": lambda seed: Encoder(SEED_S, seed=seed).eval()}
+
+
 def rows() -> Iterator[Row]:
-    """Score floors, then train and score the encoders, SNR by SNR in the end."""
+    """Score the floors, then train and score encoder after encoder, then compare."""
     scores: dict[tuple[str, float], list[float]] = {}
     for snr in SNRS:
-        for size, patch in (("", TINY.patch), (" 8x8x8", SEED_S.patch)):
-            for name, way in (("raw voxels", raw), ("four statistics", statistics), ("with LoG", statistics_and_log)):
-                scores[name + size, snr] = [probe(way(patch), patch, snr).tokens]
+        for patch, kind in ((TINY.patch, ""), (SEED_S.patch, ", 8x8x8")):
+            for name, way in FLOORS.items():
+                scores[name + kind, snr] = [probe(way(patch), patch, snr).tokens]
+        yield Row(f"dense SNR {snr:g}, floors", "probe AP", "higher", scores["with LoG", snr][0],
+                  {name: value[0] for (name, at), value in scores.items() if at == snr and name != "with LoG"})
     for seed in LEARNED_ON:
-        made = {"untrained": Encoder(TINY, seed=seed).eval(), "ours": train(TINY, seed), "supervised": taught(seed),
-                "untrained 8x8x8": Encoder(SEED_S, seed=seed).eval(), "seed's recipe": train(SEED_S, seed)}
-        for name, encoder in made.items():
+        for name, make in MADE.items():
+            encoder = make(seed)
             for snr in SNRS:
-                scores.setdefault((name, snr), []).append(probe(learned(encoder), encoder.config.patch, snr).tokens)
+                ap = probe(learned(encoder), encoder.config.patch, snr).tokens
+                scores.setdefault((name, snr), []).append(ap)
+                yield Row(f"dense SNR {snr:g}, {name}", "probe AP", "higher", ap, seeds=[seed])
     for snr, (least, lead, seeds_least) in TARGETS.items():
         mean = {name: fmean(values) for (name, at), values in scores.items() if at == snr}
-        small = {name: value for name, value in mean.items() if name.endswith("8x8x8")}
-        rivals = {name: mean[name] for name in ("raw voxels", "four statistics", "with LoG", "untrained", "supervised")}
-        case, seeds = f"dense SNR {snr:g}", list(LEARNED_ON)
-        yield Row(case, "probe AP", "higher", mean["ours"], rivals | {"s.d. of ours": stdev(scores["ours", snr])},
-                  least, seeds)
+        spread = {name: stdev(scores[name, snr]) for name in MADE}
+        case, seeds = f"dense SNR {snr:g}, mean", list(LEARNED_ON)
+        rivals = {name: mean[name] for name in (*FLOORS, "untrained", "supervised")}
+        yield Row(case, "probe AP", "higher", mean["ours"], rivals | {"s.d.": spread["ours"]}, least, seeds)
         yield Row(case, "above the floor", "higher", mean["ours"] - mean["four statistics"],
                   {"above the one with LoG": mean["ours"] - mean["with LoG"]}, lead, seeds)
         yield Row(f"{case}, seed's recipe", "probe AP", "higher", mean["seed's recipe"],
-                  small | {"ours": mean["ours"], "s.d.": stdev(scores["seed's recipe", snr])}, seeds_least, seeds)
+                  {"s.d.": spread["seed's recipe"], "untrained": mean["seed's, untrained"],
+                   "four statistics": mean["four statistics, 8x8x8"],
+                   "ours is ahead by": mean["ours"] - mean["seed's recipe"]}, seeds_least, seeds)
 
 
 def train(config: EncoderConfig, seed: int) -> Encoder:
