@@ -16,7 +16,7 @@ from cellfm_nb.track.cost import common_slope, first_scales, link_gain, mutual_n
 from cellfm_nb.track.events import Event, Hypotheses, choose_events
 from cellfm_nb.track.motion import Filter
 
-DOUBT = 1e-4                         # a link more certain than this is settled
+DOUBT = 1e-3                         # a link more certain than this is settled
 NEGLIGIBLE = 12.0                    # nats: so much less likely than what both its ends have, a pair is no rival
 ENOUGH = 10_000                      # links that scales are estimated from
 NEVER = np.iinfo(int).max
@@ -49,8 +49,7 @@ class Chains:
         self.waves = [np.concatenate([self.objects(self.first + k, self.first + k),
                                       self.n + self.objects(self.last - k, self.last - k)])
                       for k in range(self.last - self.first + 1)]
-        self.start = mutual_neighbours(x, frame)
-        self.scales = first_scales(self.start, x, frame, self.identity, relative, voxel_um, max_gap)
+        self.scales = first_scales(mutual_neighbours(x, frame), x, frame, self.identity, relative, voxel_um, max_gap)
         self.refilter()
 
     def run(self, sweeps: int, with_events: bool) -> None:
@@ -59,9 +58,7 @@ class Chains:
         Events are looked for from the second sweep on.
         """
         near = Candidates(self)
-        i, j = self.start
-        self.join(i, j, np.zeros(len(i)), [])
-        self.refilter(afresh=False)
+        self.link_onward(near.next_frame(np.arange(self.n)))
         for sweep in range(sweeps):
             events = with_events and sweep > 0
             self.expected[:] = 0.0
@@ -69,23 +66,31 @@ class Chains:
             for half in (0, 1):
                 tails, heads = self.sever(half)
                 self.solve(pairs[tails[pairs[:, 0]] & heads[pairs[:, 1]]], events)
-                self.settle(DOUBT * 3.0**sweep)
                 self.refilter(afresh=False)
             self.learn(events)
             if sweep < sweeps - 1:
                 self.refilter()
 
+    def link_onward(self, pairs: np.ndarray) -> None:
+        """Link frame by frame, knowing the past alone: where all sweeps start from."""
+        at = np.searchsorted(self.frame[pairs[:, 0]], np.arange(self.first, self.last + 2))
+        for t in range(self.last - self.first):
+            self.solve(pairs[at[t]:at[t + 1]], with_events=False)
+            self.advance(self.objects(self.first + t + 1, self.first + t + 1), self.pred)
+        self.settled[:], self.rivals = False, [pairs]
+        self.refilter(afresh=False)
+
     def competing(self, near: Candidates, sweep: int) -> np.ndarray:
         """Return the pairs of tails and heads worth a look, (q, 2) ascending: of broken chains, and of links in doubt.
 
-        The first two sweeps look around; from then on the rivals of a link are known.
+        The second sweep looks around anew, as velocities are known by then; later ones know the rivals of each link.
         """
         broken = self.broken()
         loose = near.next_frame(*broken)
         self.unsettle(loose)
         doubtful = (self.until - self.frame == 1) & (self.succ >= 0) & ~self.settled[0]
         at = np.flatnonzero(doubtful)
-        rivals = [near.next_frame(at)] if sweep < 2 else [pairs[doubtful[pairs[:, 0]]] for pairs in self.rivals]
+        rivals = [near.next_frame(at)] if sweep == 1 else [pairs[doubtful[pairs[:, 0]]] for pairs in self.rivals]
         return near.unique([loose, np.column_stack([at, self.succ[at]]), *rivals, near.over_gaps(*broken)])
 
     def objects(self, t0: int, t1: int) -> np.ndarray:
@@ -109,13 +114,16 @@ class Chains:
         for wave in self.waves:
             rows = wave[stale[wave] | stale[source[wave]]]
             stale[rows] = True
-            if not afresh:
-                self.tell.reset(rows, *self.measured, self.scales)
-            rows = rows[source[rows] >= 0]
-            if len(rows):
-                at = source[rows]
-                self.tell.step(at, rows, self.place[rows] - self.place[at], self.time[rows] - self.time[at],
-                               *self.measured, self.scales)
+            self.advance(rows, source)
+
+    def advance(self, rows: np.ndarray, source: np.ndarray) -> None:
+        """Bring `rows` of the filter up to date with where they come from."""
+        self.tell.reset(rows, *self.measured, self.scales)
+        rows = rows[source[rows] >= 0]
+        if len(rows):
+            at = source[rows]
+            self.tell.step(at, rows, self.place[rows] - self.place[at], self.time[rows] - self.time[at],
+                           *self.measured, self.scales)
 
     def sever(self, half: int) -> tuple[np.ndarray, np.ndarray]:
         """Undo every link and event out of every other frame, or over a gap; return which objects are free, (n,) each.
@@ -146,6 +154,7 @@ class Chains:
         rival = gain > np.minimum(self.worth[0, i], self.worth[1, j]) - NEGLIGIBLE
         self.rivals.append(pairs[rival & (self.frame[j] - self.frame[i] == 1)])
         self.join(i[chosen], j[chosen], confidence(i, j, gain, self.n, self.n)[chosen], events)
+        self.settle(j[chosen])
 
     def join(self, i: np.ndarray, j: np.ndarray, sure: np.ndarray, events: list[Event]) -> None:
         """Put links (i, j) and events in place."""
@@ -157,9 +166,9 @@ class Chains:
             self.confidence[children] = event.confidence
         self.events += events
 
-    def settle(self, doubt: float) -> None:
-        """Settle the links that are in less doubt."""
-        j = np.flatnonzero((self.confidence > 1 - doubt) & (self.pred >= 0))
+    def settle(self, j: np.ndarray) -> None:
+        """Settle those links into objects j that are beyond doubt."""
+        j = j[self.confidence[j] > 1 - DOUBT]
         self.settled[0, self.pred[j]], self.settled[1, j] = True, True
 
     def unsettle(self, pairs: np.ndarray) -> None:
