@@ -1,4 +1,4 @@
-"""Named scenes, so that a score says what it was measured on: sparse, dense, crowded, faint, drift."""
+"""Named scenes, so that a score says what it was measured on: sparse, dense, crowded, faint, drift, virus."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ SCENES = {
     "faint": replace(SPARSE, brightness_spread=0.8, bleach_s=60.0),
     # the stage drifts 21 nm a second, 16 px over the movie, while the light fades twice as fast
     "drift": replace(SPARSE, drift_um_s=(0.004, 0.018, 0.01), bleach_s=60.0),
+    # a re-creation (not the data) of the Particle Tracking Challenge's fourth scenario (Chenouard et al. 2014): motion
+    # switching between Brownian, 1 px a frame along each axis, and directed, 2.5 px a frame; they appear and vanish.
+    # n_puncta 100, 500 or 1000 and snr 1, 2, 4 or 7 are the challenge's
+    "virus": SceneConfig(shape=(100, 10, 512, 512), spacing_um=(0.3, 0.1, 0.1), dt_s=1.0, envelope="box", n_puncta=500,
+                         diffusion_um2_s=0.005, directed_share=0.4, speed_um_s=0.25, run_s=10.0, split_rate_s=0.0,
+                         merge_rate_s=0.0, appear_rate_s=0.01, vanish_rate_s=0.01, blink_probability=0.0,
+                         brightness_spread=0.0, bleach_s=1e6, background_photons=100.0, gradient=0.0, texture=0.0),
 }
 
 

@@ -53,10 +53,22 @@ def test_the_others_are_what_their_names_say():
                        ({}, {"drift_um_s": (0, 0, 0)}))
     moved = (drifting[UM] - still[UM])[drifting["frame"] == 39]
     assert np.allclose(moved, np.multiply(scenario("drift").drift_um_s, 78)) and moved["y_um"].min() > 1
-    assert {name: scenario(name).shape for name in SCENES} == dict.fromkeys(SCENES, (40, 48, 160, 160))
+    shapes = {name: scenario(name).shape for name in SCENES}
+    assert shapes.pop("virus") == (100, 10, 512, 512) and set(shapes.values()) == {(40, 48, 160, 160)}
     assert scenario("dense", n_puncta=5).n_puncta == 5 and scenario("dense", 8.0).snr == 8
     with pytest.raises(InputError, match="No such scenario"):
         scenario("spares")
+
+
+def test_viruses_switch_between_brownian_and_directed_motion():
+    config = scenario("virus", n_puncta=60, shape=(40, 10, 512, 512))
+    truth = simulate_tracks(config, 0)
+    assert truth.positions["visible"].all() and len(truth.events) == 0
+    shown = truth.positions.groupby("frame").size()
+    assert 40 < shown.min() <= shown.max() < 85 and truth.tracks["start"].gt(0).sum() > 5
+    step = truth.positions.sort_values(["track_id", "frame"]).groupby("track_id")[UM].diff().dropna()
+    far = np.linalg.norm(step[["y_um", "x_um"]], axis=1)
+    assert 0.2 < (far > 0.25).mean() < 0.5                      # directed 0.25 um a frame, Brownian 0.14
 
 
 @pytest.mark.parametrize("snr", SNRS)

@@ -18,11 +18,14 @@ from cellfm_nb.track import (
     link_objects,
     napari_tracks,
     read_events,
+    read_ptc,
     read_tracks,
     write_csv,
     write_ctc,
     write_geff,
     write_linking,
+    write_parquet,
+    write_ptc,
     write_trackmate,
 )
 from cellfm_nb.track.link import Linking
@@ -163,3 +166,58 @@ def test_napari_tracks_are_sorted_and_carry_the_graph(linking: Linking) -> None:
     assert data.shape == (len(linking.tracks), 5)
     assert (np.lexsort((data[:, 1], data[:, 0])) == np.arange(len(data))).all()
     assert sum(len(p) == 2 for p in graph.values()) == (linking.events["kind"] == "merge").sum()
+
+
+def test_napari_takes_the_tracks(linking: Linking) -> None:
+    """napari's own reader of the layer, where it is installed; else its stated rules: ids known, parents earlier."""
+    data, graph = napari_tracks(linking.tracks, linking.events)
+    spans = linking.tracks.groupby("track_id")["frame"].agg(["min", "max"])
+    for child, parents in graph.items():
+        assert child in spans.index and all(spans.loc[p, "max"] < spans.loc[child, "min"] for p in parents)
+    layers = pytest.importorskip("napari.layers", reason="napari is not installed")
+    assert layers.Tracks(data, graph=graph).data.shape == data.shape
+
+
+def test_parquet_keeps_numbers_and_types(linking: Linking, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    write_parquet(tmp_path / "tracks.parquet", linking.tracks)
+    back = pyarrow.parquet.read_table(tmp_path / "tracks.parquet").to_pandas()   # not by our writer's library call
+    pd.testing.assert_frame_equal(back, linking.tracks, check_exact=True)
+
+
+def test_ptc_reads_back_and_says_what_it_lost(linking: Linking, tmp_path: Path) -> None:
+    write_ptc(tmp_path / "ptc.xml", linking.tracks, "virus", "4", "low")
+    back = read_ptc(tmp_path / "ptc.xml", SPACING, 2.0)
+    same = ["frame", "t_s", "z", "y", "x"]
+    pd.testing.assert_frame_equal(back[same], linking.tracks[same], check_exact=True)
+    assert (back.groupby("track_id").size().to_numpy() == linking.tracks.groupby("track_id").size().to_numpy()).all()
+    assert np.allclose(back[["z_um", "y_um", "x_um"]], linking.tracks[["z", "y", "x"]] * SPACING)
+    root = ElementTree.parse(tmp_path / "ptc.xml").getroot()
+    assert root[0].attrib == {"snr": "4", "density": "low", "scenario": "virus"}
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("<root/>", "No particle"), ('<root><particle><detection t="1" x="2"/></particle></root>', "lacks a number")])
+def test_bad_ptc_files_are_refused(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.xml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_ptc(tmp_path / "bad.xml", SPACING, 2.0)
+
+
+def test_ctc_is_loaded_by_traccuracy(linking: Linking, tmp_path: Path) -> None:
+    """Apart from merges and with gaps as descents, the graph it reads is ours."""
+    pytest.importorskip("traccuracy")
+    from traccuracy.loaders import load_ctc_data
+
+    write_ctc(tmp_path / "ctc", linking.tracks, None, 20, SHAPE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = load_ctc_data(str(tmp_path / "ctc"), str(tmp_path / "ctc" / "res_track.txt"), run_checks=False).graph
+    voxels, _ = read_ctc(tmp_path / "ctc")
+    seen = voxels.groupby(["frame", "piece"]).ngroups
+    assert graph.number_of_nodes() == seen
+    splits = 2 * int((linking.events["kind"] == "split").sum())
+    links = len(linking.tracks) - linking.tracks["track_id"].nunique()
+    hidden = len(linking.tracks) - seen                                # objects that share a voxel with another
+    assert links + splits - 2 * hidden <= graph.number_of_edges() <= links + splits
