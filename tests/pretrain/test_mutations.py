@@ -115,7 +115,7 @@ import torch.distributed as dist
 from cellfm_nb.pretrain import losses, pretrain, ranks
 from tests.pretrain.test_engine import CONFIG, S, spots
 rank, folder, right = int(sys.argv[1]), sys.argv[2], losses.denoise_loss
-dist.init_process_group("gloo", f"file://{folder}/meet", timeout=timedelta(seconds=9), rank=rank, world_size=2)
+dist.init_process_group("gloo", f"file://{folder}/meet", timeout=timedelta(seconds=60), rank=rank, world_size=2)
 losses.denoise_loss = lambda *a: right(*a) * (float("nan") if rank else 1)
 ranks.mean_over_ranks = lambda values, device: values  # each rank judges by its own loss
 try:
