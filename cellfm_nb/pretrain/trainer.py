@@ -52,13 +52,21 @@ class Trainer:
         crops = self.crops.take(self.picks(step, samples)).to(self.device)
         return make_views(crops, self.s, [torch_rng(self.seed, "views", step, i) for i in samples])
 
+    def masks(self, step: int) -> Tensor:
+        """Return the masks (2, batch, N) of a step's global views, the same on every rank."""
+        if step in self._made:
+            return self._made.pop(step)
+        s = self.s
+        masks = make_masks(2 * s.batch, self.grid, s.mask_ratio, s.mask_share, rng(self.seed, "masks", step))
+        return masks.view(2, s.batch, -1)
+
     def look_ahead(self, step: int, samples: range) -> None:
-        """Make the views that come after some samples of a step: a GPU is still busy with the gradients of these."""
+        """Make what comes after some samples of a step, views and masks: a GPU is still busy with their gradients."""
         last = samples.stop == self.mine.stop
         step, start = (step + 1, self.mine.start) if last else (step, samples.stop)
         if self.ahead and step < self.s.steps:
             following = range(start, start + len(samples))
-            self._made = {(step, following): self.views(step, following)}
+            self._made = {(step, following): self.views(step, following)} | ({step: self.masks(step)} if last else {})
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
@@ -68,8 +76,7 @@ class Trainer:
     def step(self, step: int, last: dict | None) -> dict:
         """Make one step of training; return its row of the log (health is measured now and then, and carried on)."""
         s, model, now = self.s, self.model, schedules.at(step, self.s)
-        masks = make_masks(2 * s.batch, self.grid, s.mask_ratio, s.mask_share, rng(self.seed, "masks", step))
-        masks = masks.view(2, s.batch, -1)
+        masks = self.masks(step)
         self.optimiser.zero_grad(set_to_none=True)
         if s.gram and step and step % s.gram_every == 0:
             model.drop_anchor()
