@@ -17,5 +17,6 @@ from cellfm_nb.track.link import Linking, describe, link_objects, write_linking
 from cellfm_nb.track.statistics import diffusion, mean_squared_displacement, track_statistics
 
 __all__ = ["CARRIES", "Linking", "default_radius_um", "describe", "diffusion", "edge_table", "link_objects",
-           "link_with", "mean_squared_displacement", "napari_tracks", "read_events", "read_ptc", "read_tracks", "track_statistics",
-           "write_csv", "write_ctc", "write_geff", "write_linking", "write_parquet", "write_ptc", "write_trackmate"]
+           "link_with", "mean_squared_displacement", "napari_tracks", "read_events", "read_ptc", "read_tracks",
+           "track_statistics", "write_csv", "write_ctc", "write_geff", "write_linking", "write_parquet", "write_ptc",
+           "write_trackmate"]

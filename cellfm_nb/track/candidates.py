@@ -46,7 +46,7 @@ class Candidates:
         return self.plausible(found)
 
     def around(self, objects: np.ndarray, wait: int) -> np.ndarray:
-        """Return pairs of `objects` and those near their place, or where they were heading, `wait` frames on, (q, 2)."""
+        """Return pairs of `objects` and those near their place or where they head to, `wait` frames on, (q, 2)."""
         c, most, spread = self.chains, self.most(abs(wait)), np.sqrt(self.variance(abs(wait)))
         inside = (c.frame[objects] + wait >= c.first) & (c.frame[objects] + wait <= c.last)
         if most <= 0 or not inside.any():
@@ -59,7 +59,8 @@ class Candidates:
         place[len(objects):] += move[ahead]
         place = np.concatenate([place / self.unit, self.apart * (c.frame[at] + wait)[:, None]], 1)
         bound = min(np.sqrt(2 * most) * float((spread / self.unit).max()), self.apart / 2)
-        near = self.tree.query(place, k=np.arange(1, min(NEIGHBOURS if abs(wait) == 1 else OVER_GAPS, c.n) + 1), distance_upper_bound=bound)[1]
+        k = np.arange(1, min(NEIGHBOURS if abs(wait) == 1 else OVER_GAPS, c.n) + 1)
+        near = self.tree.query(place, k=k, distance_upper_bound=bound)[1]
         row, rank = np.nonzero(near < c.n)
         return np.column_stack([at[row], near[row, rank]])
 
@@ -68,8 +69,9 @@ class Candidates:
         s = self.chains.scales
         return wait * wait * s.velocity_um2 + wait * s.step_um2 + s.event_um2.max() / 4
 
-    def most(self, wait: int | np.ndarray, start: np.ndarray | None = None, end: np.ndarray | None = None) -> np.ndarray:
-        """Return the most (nats) a link over `wait` frames could gain: at no distance, masses and velocities agreeing."""
+    def most(self, wait: int | np.ndarray, start: np.ndarray | None = None,
+             end: np.ndarray | None = None) -> np.ndarray:
+        """Return the most (nats) a link over `wait` frames could gain: no distance, masses and velocities agree."""
         c, s = self.chains, self.chains.scales
         start, end = (c.log_start.min(), c.log_end.min()) if start is None else (start, end)
         nats = MOTION_NATS + (MASS_NATS if c.identity.shape[1] else 0.0)

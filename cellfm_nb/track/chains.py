@@ -178,8 +178,9 @@ class Chains:
         self.settled[0, tail], self.settled[1, self.succ[tail]] = False, False
 
     def broken(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the objects with no link into the next frame, and those with none from the frame before, unless settled."""
-        tails, heads = (self.until - self.frame != 1) | (self.succ < 0), (self.frame - self.since != 1) | (self.pred < 0)
+        """Return the objects with no link into the next frame, and those with none from the one before."""
+        tails = (self.until - self.frame != 1) | (self.succ < 0)
+        heads = (self.frame - self.since != 1) | (self.pred < 0)
         return np.flatnonzero(tails & ~self.settled[0]), np.flatnonzero(heads & ~self.settled[1])
 
     def expect(self, hyp: Hypotheses, advantage: np.ndarray, objects: np.ndarray) -> None:
@@ -203,8 +204,8 @@ class Chains:
             self.identity[:, 0] += rate * (self.frame - self.first)
             bleach += rate
         joined = np.column_stack([self.since >= 0, self.until < NEVER])
-        few = i[::1 + len(i) // ENOUGH]                                # every third, tenth ... link says as much as all
-        self.scales = update_scales(self.scales, (few, self.succ[few]), self.x, self.frame, self.identity, self.relative,
+        i = i[::1 + len(i) // ENOUGH]                                  # every third, tenth ... says as much as all
+        self.scales = update_scales(self.scales, (i, self.succ[i]), self.x, self.frame, self.identity, self.relative,
                                     self.past, self.future, joined, self.voxel_um,
                                     self.expected if with_events else None).with_(bleach=bleach)
 

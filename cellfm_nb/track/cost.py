@@ -52,8 +52,8 @@ def first_scales(links: tuple[np.ndarray, np.ndarray], x: np.ndarray, frame: np.
                  relative: np.ndarray, voxel_um: np.ndarray, max_gap: int) -> Scales:
     """Guess the scales from mutual nearest neighbours: a start for `update_scales`, nothing more.
 
-    Parameters: links, indices (i, j); x (n, d) um; frame (n,); identity (n, k); relative (n, k), variance of each measurement up to a
-    factor; voxel_um (d,).
+    Parameters: links, indices (i, j); x (n, d) um; frame (n,); identity (n, k); relative (n, k), variance of each
+    measurement up to a factor; voxel_um (d,).
     """
     i, j = links
     dx = x[j] - x[i] if len(i) else voxel_um[None]
