@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Grid = tuple[int, int, int]
+LINE = torch.tensor([1.0, 2.0, 1.0]) / 4
+GAUSSIAN_3D = LINE[:, None, None] * LINE[:, None] * LINE  # (1, 2, 1)^3 / 64
+SQUARE_2D = torch.stack([torch.zeros(3, 3), torch.full((3, 3), 1 / 9), torch.zeros(3, 3)])
 
 
 def interior(grid: Grid) -> Tensor:
@@ -24,11 +27,14 @@ def interior(grid: Grid) -> Tensor:
     return inside.flatten()
 
 
-def neighbour_target(tokens: Tensor, grid: Grid, direction: Tensor, temperature: float = 0.1) -> Tensor:
+def neighbour_target(tokens: Tensor, grid: Grid, direction: Tensor, temperature: float = 0.1,
+                     window: Tensor = GAUSSIAN_3D) -> Tensor:
     """Return the weighted mean of each token's 3 x 3 x 3 window, (B, N, D), without gradient.
 
-    Parameters: tokens (B, N, D) with N = z y x; grid; direction (D,), of the defect; temperature of the weights.
-    A neighbour weighs (1, 2, 1)^3 / 64 times exp(-|cos(x, d)| / temperature). Outside the grid the border is repeated.
+    Parameters: tokens (B, N, D) with N = z y x; grid; direction (D,), of the defect; temperature of the weights; window
+    (3, 3, 3), `SQUARE_2D` being what would carry over from images.
+    A neighbour weighs its place in the window times exp(-|cos(x, d)| / temperature). Outside the grid the border is
+    repeated.
     """
     tokens = tokens.detach()
     b, n, width = tokens.shape
@@ -37,9 +43,11 @@ def neighbour_target(tokens: Tensor, grid: Grid, direction: Tensor, temperature:
     calm = F.pad(calm.reshape(b, 1, *grid), (1,) * 6, mode="replicate")
     total, weights = torch.zeros(b, width, *grid).to(tokens), torch.zeros(b, 1, *grid).to(tokens)
     for z, y, x in product(range(3), repeat=3):
-        window = (..., slice(z, z + grid[0]), slice(y, y + grid[1]), slice(x, x + grid[2]))
-        weight = (2 - abs(z - 1)) * (2 - abs(y - 1)) * (2 - abs(x - 1)) / 64 * calm[window]  # B, 1, z, y, x
-        total += weight * padded[window]
+        if window[z, y, x] == 0:
+            continue
+        shift = (..., slice(z, z + grid[0]), slice(y, y + grid[1]), slice(x, x + grid[2]))
+        weight = float(window[z, y, x]) * calm[shift]  # B, 1, z, y, x
+        total += weight * padded[shift]
         weights += weight
     return (total / weights).flatten(2).transpose(1, 2)
 

@@ -27,11 +27,12 @@ def plant_defect(encoder: Encoder, volume: np.ndarray, block: int, strength: flo
     """Make a block write one direction d far too strongly.
 
     Parameters: encoder, left as it is; volume (z, y, x), what the strength is measured on; block; strength, length of
-    what the strongest hundredth of the tokens is given, over the median token norm there; seed, of d and of what is
-    read; dense, hit every token, else what all tokens have in common is not answered to, and some are hardly hit.
+    what the strongest hundredth of the tokens (of a neuron: the strongest token) is given, over the median token norm
+    there; seed, of d and of what is read; dense, hit every token, else what all tokens have in common is not answered
+    to, and some are hardly hit.
     where: "output", d a^T is added to the attention's output projection; "fc2", to the MLP's second layer;
     "output+fc2", half in each; "value+output", u a^T to the values and d u^T to the projection; "neuron", one hidden
-    neuron of the MLP reads a and writes d, but for most tokens it is silent.
+    neuron of the MLP writes d, but is silent for all but one token in fifty, in the background.
     Returns: a copy with the defect, and its direction d (D,), of unit length.
     """
     if where not in PLACES:
@@ -69,7 +70,7 @@ def plant_defect(encoder: Encoder, volume: np.ndarray, block: int, strength: flo
         fc2 += torch.outer(into_fc2, scale * read_hidden).to(fc2)
     if where == "neuron":
         given = awaken_neuron(target, x, angles, read, dense)[first:]
-        fc2[:, 0] = (into_fc2 * length / loudest(given)).to(fc2)
+        fc2[:, 0] = (into_fc2 * length / given.abs().max()).to(fc2)
     return planted, direction
 
 
@@ -93,16 +94,21 @@ def behind_activation(block: Block, x: Tensor) -> Tensor:
 
 
 def awaken_neuron(block: Block, x: Tensor, angles: Tensor | None, read: Tensor, dense: bool) -> Tensor:
-    """Make hidden neuron 0 read a direction, loudly but seldom (one token in fifty; every one if dense).
+    """Make hidden neuron 0 loud at one token in fifty, or, if dense, read a direction at every one.
 
     Returns its activation (N,) for the tokens x (1, N, D) that enter the block. A gate's value is held at 1.
     """
     fc1 = block.mlp.fc1
     x = x + block.gamma1 * block.attention.proj(block.attend(x, angles))
-    heard = block.norm2(x)[0].double() @ read
-    loudness = 20 / heard.std()  # the activation is then as good as a switch
+    tokens, length = block.norm2(x)[0].double(), x[0].norm(dim=1)
+    if not dense:  # what it likes is a token of the background, for defects are where the image shows nothing
+        background = tokens[length <= length.median()]
+        read = background[(background @ read).argmax()]  # the loudest is itself: after a LayerNorm all have one length
+    heard = tokens @ read
+    silent_below = heard.min() if dense else heard.quantile(0.98)
+    loudness = 20 / (heard.max() - silent_below)  # the activation is then as good as a switch
     fc1.weight[0] = (loudness * read).to(fc1.weight)
-    fc1.bias[0] = (-loudness * (heard.min() if dense else heard.quantile(0.98))).to(fc1.bias)
+    fc1.bias[0] = (-loudness * silent_below).to(fc1.bias)
     if gated(block):
         value = block.mlp.fc2.in_features
         fc1.weight[value], fc1.bias[value] = 0.0, 1.0

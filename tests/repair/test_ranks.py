@@ -19,7 +19,7 @@ from cellfm_nb.seeds import rng
 TASK = """
 import json, sys
 import torch, torch.distributed as dist
-rank, folder, mode = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 from cellfm_nb.repair import train, train_singular_values
@@ -33,11 +33,11 @@ def too_early(loss):  # as in the original: nothing that is trained exists when 
     for eps in loss.eps:
         eps.requires_grad_(True)
     return lambda mine: wrapped.module(mine)
-if mode == "wrapped too early":
-    train.synchronised = too_early
-encoder = damaged()
-steps = train_singular_values(encoder, volumes(), RECIPE, [BLOCK])
-out = {"steps": list(steps.items()), "weights": flat(encoder).tolist()}
+out = {}
+for name, how in (("right", wrap), ("too early", too_early)):
+    train.synchronised, encoder = how, damaged()
+    steps = train_singular_values(encoder, volumes(), RECIPE, [BLOCK])
+    out[name] = {"steps": list(steps.items()), "weights": flat(encoder).tolist()}
 open(f"{folder}/{rank}.json", "w").write(json.dumps(out))
 dist.destroy_process_group()
 """
@@ -63,9 +63,11 @@ def flat(encoder):
     return torch.cat([p.detach().flatten() for p in encoder.blocks[BLOCK].parameters()]).double()
 
 
-def run_ranks(folder, mode="train"):
-    started = [subprocess.Popen([sys.executable, "-c", TASK, str(rank), str(folder), mode], stderr=subprocess.PIPE,
-                                text=True, cwd=Path(__file__).parents[2]) for rank in range(2)]
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    started = [subprocess.Popen([sys.executable, "-c", TASK, str(rank), str(folder)], stderr=subprocess.PIPE, text=True,
+                                cwd=Path(__file__).parents[2]) for rank in range(2)]
     errors = [process.communicate(timeout=100)[1] for process in started]
     assert all(process.returncode == 0 for process in started), errors
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
@@ -77,17 +79,17 @@ def alone():
     return steps, flat(encoder).numpy()
 
 
-def test_two_ranks_make_the_steps_of_one(tmp_path):
+def test_two_ranks_make_the_steps_of_one(ranks):
     steps, weights = alone()
-    first, second = run_ranks(tmp_path)
+    first, second = (rank["right"] for rank in ranks)
     assert steps[BLOCK] > 2 and dict(first["steps"]) == steps
     assert first["weights"] == second["weights"]  # to the bit
     moved = np.abs(weights - flat(damaged()).numpy()).max()
     assert np.abs(weights - first["weights"]).max() < 1e-4 * moved
 
 
-def test_control_wrapped_too_early_the_ranks_drift_apart(tmp_path):
-    first, second = run_ranks(tmp_path, "wrapped too early")
+def test_control_wrapped_too_early_the_ranks_drift_apart(ranks):
+    first, second = (rank["too early"] for rank in ranks)
     assert np.abs(np.subtract(first["weights"], second["weights"])).max() > 1e-3
 
 
