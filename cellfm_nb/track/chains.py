@@ -14,7 +14,7 @@ from cellfm_nb.track.assign import assign, confidence
 from cellfm_nb.track.candidates import Candidates
 from cellfm_nb.track.cost import common_slope, first_scales, link_gain, mutual_neighbours, start_end_logs, update_scales
 from cellfm_nb.track.events import Event, Hypotheses, choose_events
-from cellfm_nb.track.motion import Filter
+from cellfm_nb.track.motion import Filter, Scales
 
 DOUBT = 1e-3                         # a link more certain than this is settled
 NEGLIGIBLE = 12.0                    # nats: so much less likely than what both its ends have, a pair is no rival
@@ -26,13 +26,14 @@ class Chains:
     """Join objects, sorted by frame, into chains.
 
     Parameters: x (n, d) um; frame (n,) ascending; identity (n, k), log mass first; relative (n, k), variance of each
-    identity up to a factor; voxel_um (d,); max_gap, frames a track may go unseen.
+    identity up to a factor; voxel_um (d,); max_gap, frames a track may go unseen; scales to be taken as they are, the
+    identities then free of bleaching (None: estimated).
     After `run`, `succ` and `pred` (n,) give each object's next and previous one (-1: none), `events` the splits and
     merges, `confidence` (n,) that of the link or event into each object (nan: none), `scales` the movie's scales.
     """
 
     def __init__(self, x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relative: np.ndarray,
-                 voxel_um: np.ndarray, max_gap: int) -> None:
+                 voxel_um: np.ndarray, max_gap: int, scales: Scales | None = None) -> None:
         self.x, self.frame, self.identity, self.relative = x, frame, identity.copy(), relative
         self.voxel_um, self.max_gap, self.n = voxel_um, max_gap, len(x)
         self.succ, self.pred, self.confidence = np.full(self.n, -1), np.full(self.n, -1), np.full(self.n, np.nan)
@@ -49,7 +50,9 @@ class Chains:
         self.waves = [np.concatenate([self.objects(self.first + k, self.first + k),
                                       self.n + self.objects(self.last - k, self.last - k)])
                       for k in range(self.last - self.first + 1)]
-        self.scales = first_scales(mutual_neighbours(x, frame), x, frame, self.identity, relative, voxel_um, max_gap)
+        self.fixed = scales is not None
+        self.scales = scales or first_scales(mutual_neighbours(x, frame), x, frame, self.identity, relative, voxel_um,
+                                             max_gap)
         self.refilter()
 
     def run(self, sweeps: int, with_events: bool) -> None:
@@ -67,9 +70,10 @@ class Chains:
                 tails, heads = self.sever(half)
                 self.solve(pairs[tails[pairs[:, 0]] & heads[pairs[:, 1]]], events)
                 self.refilter(afresh=False)
-            self.learn(events)
+            if not self.fixed:
+                self.learn(events)
             if sweep < sweeps - 1:
-                self.refilter()
+                self.refilter(afresh=not self.fixed)
 
     def link_onward(self, pairs: np.ndarray) -> None:
         """Link frame by frame, knowing the past alone: where all sweeps start from."""
@@ -130,7 +134,7 @@ class Chains:
 
         What is settled stays.
         """
-        other = (self.frame - self.first) % 2 != half
+        other = self.frame % 2 != half
         tails = ~(self.settled[0] | ((self.until - self.frame == 1) & other))
         heads = ~(self.settled[1] | ((self.frame - self.since == 1) & ~other))
         self.events = [e for e in self.events if not tails[e.parents[0]]]
@@ -198,7 +202,7 @@ class Chains:
         i = np.flatnonzero(self.succ >= 0)
         bleach = self.scales.bleach
         if self.identity.shape[1] and len(i):
-            chain = self.chain_ids()
+            chain = chain_ids(self.pred)
             weight = (np.bincount(chain) / np.bincount(chain, self.relative[:, 0]))[chain]  # a track's, not a row's
             rate = -common_slope(chain, self.frame, self.identity[:, 0], weight)
             self.identity[:, 0] += rate * (self.frame - self.first)
@@ -209,9 +213,10 @@ class Chains:
                                     self.past, self.future, joined, self.voxel_um,
                                     self.expected if with_events else None).with_(bleach=bleach)
 
-    def chain_ids(self) -> np.ndarray:
-        """Return the chain each object belongs to, (n,), numbered by first appearance."""
-        root = np.where(self.pred >= 0, self.pred, np.arange(self.n))
-        while (root[root] != root).any():
-            root = root[root]
-        return np.unique(root, return_inverse=True)[1]
+
+def chain_ids(pred: np.ndarray) -> np.ndarray:
+    """Return the chain each object belongs to, (n,), numbered by first appearance; pred (n,), -1 for none."""
+    root = np.where(pred >= 0, pred, np.arange(len(pred)))
+    while (root[root] != root).any():
+        root = root[root]
+    return np.unique(root, return_inverse=True)[1]

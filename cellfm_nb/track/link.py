@@ -1,8 +1,8 @@
 """Link the objects of a movie into tracks, splits and merges: tables in, tables out.
 
-Method: the tracks' cuts are re-solved forward and backward in turn, each with full past and future (`chains`), with
-gains that are likelihood ratios (`cost`) under a motion and identity model (`motion`), splits and merges chosen with
-the links (`events`). Every scale is estimated from the movie. Nothing is random: equal input gives equal output.
+Method: the links out of every other frame are re-solved in turn, each with full past and future (`chains`), among
+few rivals (`candidates`), with gains that are likelihood ratios (`cost`) under a motion and identity model
+(`motion`), splits and merges chosen with the links (`events`), long movies in windows (`window`). Every scale is estimated from the movie. Nothing is random: equal input gives equal output.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.track.chains import Chains
 from cellfm_nb.track.motion import Scales
+from cellfm_nb.track.window import join_objects
 
 POSITION = ["z_um", "y_um", "x_um"]
 TRACK_COLUMNS = ["track_id", "frame", "t_s", "z", "y", "x", *POSITION, "label", "mass", "volume_um3", "score",
@@ -47,7 +47,8 @@ class Linking:
 
 
 def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], dt_s: float, *,
-                 max_gap_frames: int = 4, identity: str = "mass", events: bool = True) -> Linking:
+                 max_gap_frames: int = 4, identity: str = "mass", events: bool = True,
+                 window_frames: int | None = None, scales: Scales | None = None) -> Linking:
     """Link objects into tracks with splits and merges.
 
     Parameters
@@ -60,6 +61,9 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
     identity : what tells objects apart beside their motion: "none", "mass" (bleaching taken out), or "descriptor"
         (mass and d0, d1, ...; their noise is taken as independent). Each counts as much as it stays constant.
     events : whether to look for splits and merges.
+    window_frames : frames linked at once (None: all, unless there are more than a million objects): a long movie
+        takes bounded memory, and the links are those of the whole, but for the scales, which one window tells.
+    scales : scales to take as they are, say those of a like movie (`Linking.scales`), instead of estimating them.
 
     Returns
     -------
@@ -77,15 +81,17 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
         tracks = track_table(objects, np.arange(len(objects)), spacing_um, dt_s)
         return Linking(tracks, event_table([], objects, []), None, dt_s)
     features, relative = identity_features(objects, identity)
-    chains = Chains(objects[POSITION].to_numpy(float), objects["frame"].to_numpy(int), features, relative,
-                    np.asarray(spacing_um, float), max_gap_frames)
-    chains.run(SWEEPS, events)
-    ids = chains.chain_ids()
-    found = event_table(chains.events, objects, ids)
+    if window_frames is not None and window_frames < 2:
+        raise InputError("Bad window.", where="window_frames", got=window_frames, expected="None, or at least 2",
+                         do="A few tens of frames make a good window.")
+    joined = join_objects(objects[POSITION].to_numpy(float), objects["frame"].to_numpy(int), features, relative,
+                          np.asarray(spacing_um, float), max_gap_frames, SWEEPS, events, window_frames, scales)
+    ids = joined.chain_ids()
+    found = event_table(joined.events, objects, ids)
     parents = {int(c): int(p) for kind, p, c in zip(found["kind"], found["parents"], found["children"], strict=True)
                if kind == "split" for c in c.split(";")}
-    tracks = track_table(objects, ids, spacing_um, dt_s, chains.confidence, parents)
-    return Linking(tracks, found, chains.scales, dt_s)
+    tracks = track_table(objects, ids, spacing_um, dt_s, joined.confidence, parents)
+    return Linking(tracks, found, joined.scales, dt_s)
 
 
 def write_linking(tracks_path: Path, events_path: Path, scales_path: Path, objects_path: Path,
