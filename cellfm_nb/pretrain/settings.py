@@ -29,8 +29,8 @@ class PretrainSettings:
     scale: range of voxels of the crop per voxel of a view, in y and x; None for no stretching.
     mask_foreground: least share of a masked view's foreground tokens to hide, found without labels; 0 for no bias.
     gram: weight of the loss that keeps the patches as alike as an earlier teacher saw them; gram_every, steps between
-    two such anchors, none before the first. decorrelate: weight of the covariance of patches with their position.
-    merged_heads: one head for CLS and patches.
+    two such anchors, none before the first. decorrelate: weight of the covariance of patches with their position, which
+    is small (1e-5 untrained): it acts by the thousand. merged_heads: one head for CLS and patches.
     """
 
     steps: int = 320
