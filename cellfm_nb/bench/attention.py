@@ -7,6 +7,7 @@ the system at once (MALLOC_MMAP_THRESHOLD_), so that what is measured is what is
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -22,7 +23,6 @@ import torch.nn.functional as F
 
 from cellfm_nb.bench import Row, alternate, extra_mib
 from cellfm_nb.encoder import Encoder, EncoderConfig
-from cellfm_nb.progress import peak_mib
 from cellfm_nb.seeds import torch_rng
 from cellfm_nb.stream import StreamingEncoder
 from cellfm_nb.stream.attention import online_softmax_attention
@@ -117,16 +117,16 @@ def child(way: str, grid: tuple[int, int, int], blocks: int | None) -> None:
             return attend(*args)
 
         streamer._context = few
-    start, before = process_time(), peak_mib()
-    try:
-        if way == "whole":
-            with torch.no_grad():
+    def run() -> None:
+        with contextlib.suppress(StopIteration), torch.no_grad():
+            if way == "whole":
                 encoder(torch.from_numpy(volume)[None, None])
-        else:
-            streamer.encode(volume, progress=False, slab=lambda *planes: None)
-    except StopIteration:
-        pass
-    print(json.dumps([process_time() - start, peak_mib() - before]))
+            else:
+                streamer.encode(volume, progress=False, slab=lambda *planes: None)
+
+    start = process_time()
+    extra = extra_mib(run)
+    print(json.dumps([process_time() - start, extra]))
 
 
 def gpu_rows(n: int = 16384, heads: int = 6, width: int = 64) -> Iterator[Row]:

@@ -65,13 +65,15 @@ class FusedSoftmax:
     def update(self, k: Tensor, v: Tensor, bias: Tensor | None = None) -> None:
         """Count a block of keys: k and v (H, m, d), bias broadcastable to (H, n, m), -inf hides a key."""
         if bias is not None:
-            bias = bias.to(self.q.dtype).expand(len(k), self.q.shape[1], k.shape[1])[None]
-        out, lse = _fused(self.q[None], k[None], v[None], attn_mask=bias, scale=self.scale)
-        hidden = lse[0] == -torch.inf
-        total = torch.logaddexp(self.lse, lse[0].masked_fill(hidden, -torch.inf))
+            bias = bias.to(self.q.dtype).expand(len(k), self.q.shape[1], k.shape[1])
+        out, lse = (part[0] for part in _fused(self.q[None], k[None], v[None], scale=self.scale,
+                                               attn_mask=None if bias is None else bias[None]))
+        if bias is not None:  # where a query sees no key of the block, the kernel's log-sum-exp means nothing
+            lse = lse.masked_fill((bias == -torch.inf).all(-1), -torch.inf)
+        total = torch.logaddexp(self.lse, lse)
         shift = total.masked_fill(total == -torch.inf, 0.0)
-        old, new = ((part - shift).exp()[..., None] for part in (self.lse, lse[0]))
-        self.out.mul_(old).add_(out[0].float().masked_fill_(hidden[..., None], 0.0) * new)
+        old, new = ((part - shift).exp()[..., None] for part in (self.lse, lse))
+        self.out.mul_(old).add_(torch.where(new > 0, out.float(), 0.0) * new)
         self.lse = total
 
     def result(self) -> tuple[Tensor, Tensor]:

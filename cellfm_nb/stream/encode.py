@@ -239,8 +239,12 @@ class StreamingEncoder:
     def _saliency(self, block: Any, x: TokenStore, k: TokenStore, how: Plan) -> Tensor:
         """Return the softmax attention of the CLS token over all rows, (rows, H) float32."""
         q = self._qkv(block, x.read(0, 1), torch.arange(1), how)[0].float() * self._scale(how)  # H, 1, d
-        logits = [(q @ keys.float().transpose(1, 2))[:, 0] for keys, in self._blocks((k,), how)]
-        return torch.cat(logits, dim=1).softmax(dim=1).T.contiguous()
+        weights, start = torch.empty(x.rows, q.shape[0], device=q.device), 0  # the one thing that grows with N here
+        for keys, in self._blocks((k,), how):
+            stop = start + keys.shape[1]
+            weights[start:stop] = (q @ keys.float().transpose(1, 2))[:, 0].T
+            start = stop
+        return weights.sub_(weights.logsumexp(0)).exp_()
 
 
 def attempts(how: Plan) -> Iterator[int | None]:

@@ -152,29 +152,36 @@ def plan(shape: tuple[int, int, int], config: Any, device: str | torch.device | 
     linear = 24.0 * n * d * d
     dense = config.depth * (4.0 * n * n * d + linear)
     few = config.depth * (4.0 * n * d * attended(clusters) + linear)
-    tile = prod(min(w, g) + 2 * halo for w, g in zip(window, grid, strict=True))  # tokens of a window and its halo
+    tile = prod(min(w + 2 * halo, g) for w, g in zip(window, grid, strict=True))  # tokens of a window and its halo
     tiles = prod(-(-g // w) for w, g in zip(window, grid, strict=True))
     apart = tiles * config.depth * (4.0 * tile * tile * d + 24.0 * tile * d * d)
+
+    # a voxel costs a stem of filters the time of so many operations of attention (measured on a CPU)
+    stem = prod(shape) * (25_000 if config.stem != "patch" else 4 * d) / speed
 
     rows = n * d * (4 + 2 * wide)  # bytes of the three stores
     saliency = 2 * 4 * heads * n
     features = (4 * d * n if collect and kind == "cpu" else 0) + saliency  # on a GPU they are on the host
     # a stem of filters works on about 32 floats a voxel, one of patches on few (measured); the widest tensors of a
     # block of queries are the MLP's
-    embed = 4 * (32 if config.stem != "patch" else 4 + 3 * d // prod(config.patch)) * prod((c + 2) * p for c, p in zip(chunk, config.patch, strict=True))
+    floats = 32 if config.stem != "patch" else 4 + 3 * d // prod(config.patch)
+    embed = 4 * floats * prod((c + 2) * p for c, p in zip(chunk, config.patch, strict=True))
     work = max(4 * min(q_block, n) * 14 * d, embed) + 6 * min(kv_block, n) * d * wide  # block in hand and the next
     if backend == "torch":
         work += 3 * 4 * heads * min(q_block, n) * min(kv_block, n)
     fit = 4 * heads * (3 * n + 1024 * clusters + 2 * DEFAULT.sample * d // heads)  # masses, distances, sample
     slow = {"torch": 1.8 if kind == "cpu" else 4.0}.get(backend, 1.1)  # against the fused kernel in one call, measured
-    ways = [Choice("sdpa", "memory", rows + features + work, 0, dense, dense / speed)]
+    ways = [Choice("sdpa", "memory", rows + features + work, 0, dense, stem + dense / speed)]
     for where, copy in (("memory", 1.0), ("pinned", 1.1), ("disk", 1.15)):
         if where == "pinned" and kind == "cpu":
             continue
         here, away = (rows, 0) if where == "memory" else (0, rows)
-        ways += [Choice("online", where, here + features + work, away, dense, copy * slow * dense / speed),
-                 Choice("clusters", where, here + features + work + fit, away, few, copy * 2 * few / speed)]
-    ways.append(Choice("windows", "memory", n * d * 4 + features + 4 * 20 * tile * d, 0, apart, apart / speed))
+        ways += [Choice("online", where, here + features + work, away, dense,
+                        stem + copy * slow * dense / speed),
+                 Choice("clusters", where, here + features + work + fit, away, few,
+                        stem + copy * 2 * few / speed)]
+    ways.append(Choice("windows", "memory", n * d * 4 + features + 4 * 20 * tile * d, 0, apart,
+                       stem + apart / speed))
     allowed = [w for w in ways if store in ("auto", w.store) and mode in ("auto", w.mode)]
     if not allowed:
         raise InputError("no such way to stream", got=f"mode {mode}, store {store}",

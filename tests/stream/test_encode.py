@@ -122,3 +122,26 @@ def test_non_finite_voxels_are_refused(encoder, volume, bad):
 def test_only_volumes(encoder):
     with pytest.raises(InputError, match="only a volume"):
         StreamingEncoder(encoder).encode(np.zeros((2, 3)), progress=False)
+
+
+def test_log_length_temperature_scales_the_logits(encoder, volume):
+    """I8: nothing at the length of the training; elsewhere the dense encoder with scaled queries."""
+    plain = StreamingEncoder(encoder).encode(volume, progress=False)
+    same = StreamingEncoder(encoder, native_tokens=140).encode(volume, progress=False)
+    assert np.array_equal(same.patches, plain.patches)
+    stretched, factor = copy.deepcopy(encoder), np.log(140) / np.log(20)
+    with torch.no_grad():
+        for block in stretched.blocks:
+            block.attention.qkv.weight[:32] *= factor
+            block.attention.qkv.bias[:32] *= factor
+    warm = StreamingEncoder(encoder, native_tokens=20).encode(volume, progress=False)
+    assert largest_difference(warm, stretched, volume) < 1e-5 < np.abs(warm.patches - plain.patches).max()
+
+
+def test_slabs_are_the_features_piece_by_piece(encoder, volume):
+    whole, slabs = StreamingEncoder(encoder).encode(volume, progress=False), {}
+    told = StreamingEncoder(encoder).encode(volume, progress=False, planes=3,
+                                            slab=lambda z, *parts: slabs.update({z: parts}))
+    assert told.patches is None and sorted(slabs) == [0, 3] and np.array_equal(told.cls, whole.cls)
+    for i, part in enumerate((whole.patches, whole.saliency)):
+        assert np.array_equal(np.concatenate([slabs[0][i], slabs[3][i]]), part)

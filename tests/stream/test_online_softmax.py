@@ -34,6 +34,39 @@ def test_does_not_depend_on_the_order_of_blocks():
     assert torch.allclose(forth, back, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+@pytest.mark.parametrize("n", [63, 64, 65, 127, 128, 129])
+def test_sizes_around_the_edges_of_blocks(n, backend):
+    """I1, with a bias per key that hides some; the queries' number is at an edge too."""
+    q, k, v = draw(3, n - 62, 8), draw(3, n, 8, key="k"), draw(3, n, 8, key="v")
+    bias = draw(3, 1, n, key="bias").masked_fill(draw(3, 1, n, key="hide") > 1.5, -torch.inf)
+    blocks = ((k[:, i:i + 64], v[:, i:i + 64], bias[..., i:i + 64]) for i in range(0, n, 64))
+    out, lse = online_softmax_attention(q, blocks, backend=backend)
+    assert torch.allclose(out, F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(3, n - 62, n)), atol=1e-5)
+    assert torch.allclose(lse, (q @ k.transpose(-1, -2) / 8**0.5 + bias).logsumexp(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_permuted_tokens_permute_the_output(backend):
+    q, k, v = (draw(2, 90, 8, key=name) for name in "qkv")
+    order = torch.randperm(90, generator=torch_rng(3))
+    straight, _ = online_softmax_attention(q, blocks_of(k, v, 40), backend=backend)
+    turned, _ = online_softmax_attention(q[:, order], blocks_of(k[:, order], v[:, order], 40), backend=backend)
+    assert torch.allclose(turned, straight[:, order], atol=1e-6)
+
+
+def test_the_fused_backend_keeps_what_the_twin_keeps():
+    """I4: large logits, and blocks or queries of which everything is hidden."""
+    q, k, v = torch.ones(1, 3, 4), draw(1, 50, 4, key="k") * 1e4, draw(1, 50, 4, key="v")
+    bias = torch.zeros(1, 3, 50)
+    bias[..., :8] = -torch.inf
+    bias[:, 1] = -torch.inf
+    cut = [(k[:, i:i + 8], v[:, i:i + 8], bias[..., i:i + 8]) for i in range(0, 50, 8)]
+    (out, lse), (twin, twin_lse) = (online_softmax_attention(q, cut, 1.0, backend) for backend in ("fused", "torch"))
+    assert torch.allclose(out, twin, atol=1e-5) and torch.allclose(lse, twin_lse)
+    assert (out[:, 1] == 0).all() and lse[0, 1] == -torch.inf
+
+
 def counts_every_key(attend, n=150, size=64):
     """With uniform scores and one-hot values every output is 1 / n exactly when every key is counted once."""
     q, k, v = torch.zeros(1, 4, 8), draw(1, n, 8, key="k"), torch.eye(n)[None]

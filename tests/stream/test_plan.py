@@ -5,7 +5,7 @@ import torch
 
 from cellfm_nb.encoder import EncoderConfig, vits8
 from cellfm_nb.errors import InputError
-from cellfm_nb.stream.plan import chunk_of, fused_speed, plan
+from cellfm_nb.stream.plan import STATED, chunk_of, fused_speed, plan
 
 
 def test_tokens_and_operations_of_the_published_table():
@@ -51,3 +51,27 @@ def test_printed_it_says_the_choice():
 
 def test_speed_is_measured():
     assert fused_speed(4, 32, torch.device("cpu")) > 1e8
+
+
+@pytest.mark.parametrize(("which", "mode"), [(0, "clusters"), (1, "sdpa"), (2, "sdpa")])
+def test_a_large_volume_on_stated_machines(which, mode):
+    """200 x 1024 x 1024 voxels: every key within the hour on a GPU, representatives on a CPU; every way is listed."""
+    p = plan((200, 1024, 1024), vits8(), STATED[which])
+    assert p.tokens == 409_600 and p.mode == mode and p.exact == (mode == "sdpa") and p.seconds_estimate < 3600
+    assert p.peak_bytes < p.memory_bytes == STATED[which].memory_bytes
+    assert set(p.table["store"]) == {"memory", "disk"} | ({"pinned"} if which else set())
+    assert "estimated error" in p.reason or p.exact
+
+
+def test_exact_when_it_may_take_that_long_and_windows_only_when_asked():
+    assert plan((200, 1024, 1024), vits8(), STATED[0], patience_s=1e9).exact
+    little = plan((200, 1024, 1024), vits8(), STATED[0], memory_bytes=2**20)
+    assert little.mode != "windows" and "the least that can be done" in little.reason
+    assert plan((200, 1024, 1024), vits8(), STATED[0], mode="windows").mode == "windows"
+
+
+def test_the_backend_is_said():
+    assert "torch SDPA" in plan((8, 8, 8), EncoderConfig(), flops_per_s=1e9).reason
+    assert "backend torch" in plan((8, 8, 8), EncoderConfig(), flops_per_s=1e9, mode="online", backend="torch").reason
+    with pytest.raises(InputError, match="no such attention backend"):
+        plan((8, 8, 8), EncoderConfig(), flops_per_s=1e9, backend="triton")
