@@ -117,6 +117,7 @@ def plus(variant: dict, **more: dict) -> dict:
 VARIANTS = {
     # references: what the others are compared with
     "ours": Variant("", ""),
+    "untrained": Variant("F3", "worse", settings={"steps": 1, "lr": 1e-9}),  # how much there is to lose or gain
     "published losses": Variant("", "", **DIFFER),
     "hidden alike": Variant("", "", **ALIKE),
     # position
