@@ -14,9 +14,17 @@ from cellfm_nb.track.export_ctc import write_ctc
 from cellfm_nb.track.export_geff import write_geff
 from cellfm_nb.track.export_xml import read_ptc, write_ptc, write_trackmate
 from cellfm_nb.track.link import Linking, describe, link_objects, write_linking
-from cellfm_nb.track.statistics import diffusion, mean_squared_displacement, track_statistics
+from cellfm_nb.track.statistics import (
+    bleaching,
+    diffusion,
+    directed_runs,
+    dwell,
+    mean_squared_displacement,
+    motion_table,
+    track_statistics,
+)
 
-__all__ = ["CARRIES", "Linking", "default_radius_um", "describe", "diffusion", "edge_table", "link_objects",
-           "link_with", "mean_squared_displacement", "napari_tracks", "read_events", "read_ptc", "read_tracks",
-           "track_statistics", "write_csv", "write_ctc", "write_geff", "write_linking", "write_parquet", "write_ptc",
-           "write_trackmate"]
+__all__ = ["CARRIES", "Linking", "bleaching", "default_radius_um", "describe", "diffusion", "directed_runs", "dwell",
+           "edge_table", "link_objects", "link_with", "mean_squared_displacement", "motion_table", "napari_tracks",
+           "read_events", "read_ptc", "read_tracks", "track_statistics", "write_csv", "write_ctc", "write_geff",
+           "write_linking", "write_parquet", "write_ptc", "write_trackmate"]
