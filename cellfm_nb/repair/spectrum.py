@@ -18,7 +18,8 @@ from cellfm_nb.repair.linearise import gated
 if TYPE_CHECKING:
     from cellfm_nb.encoder import Block, Encoder
 
-GAP = 5.0  # a singular value this many times the next one stands alone; healthy encoders: at most 2.5 (`bench repair`)
+GAP = 5.0  # a singular value this many times the next one stands alone; in 33 healthy encoders: at most 2.2
+ACCOMPLICE = 3.0  # the same for the other weights of a block in which one stands alone
 ADAPTED = 6.0  # a bias this many times its root mean square along one direction has adapted to a defect
 
 
@@ -88,18 +89,22 @@ def singular_values(matrix: Tensor) -> Tensor:
 def clip_spectrum(block: Block, gap: float = GAP) -> int:
     """Cut the singular values that stand alone in any weight of a block, in place, and return how many.
 
-    Every value above the last gap becomes the one below it. A bias that has adapted to what was cut (its component
-    along that direction is over 6 times the root mean square of its rest) loses that component.
+    Every value above the last gap becomes the one below it; where one weight has such a gap, a gap of 3 is enough in
+    the others, for a defect may be written by two together. A bias that has adapted to what was cut (its component
+    along that direction is over 6 times the root mean square of its rest) is cut along with it: in the weight itself by
+    the same factor, so that a neuron keeps its threshold, and behind it altogether.
     """
     weights, written, count = list(weights_of(block)), [], 0
+    if max(gaps(block).values()) <= gap:
+        return 0
     output, fc2 = weights[1].matrix(), weights[3].matrix()  # as they were: a direction goes on through them
     for weight in weights:
         u, s, vt = torch.linalg.svd(weight.matrix(), full_matrices=False)
-        above = standing_out(s, gap)[1]
+        above = standing_out(s, min(gap, ACCOMPLICE))[1]
         if above == 0:
             continue
         u, count = u[:, :above], count + above
-        weight.add((u * (s[above] - s[:above])) @ vt[:above], -adapted(weight.bias(), u))
+        weight.add((u * (s[above] - s[:above])) @ vt[:above], -adapted(weight.bias(), u, 1 - s[above] / s[:above]))
         if weight.name == "value":
             written.append(output @ u)
         elif weight.name == "fc1":
@@ -107,8 +112,9 @@ def clip_spectrum(block: Block, gap: float = GAP) -> int:
         else:
             written.append(u)
     if written:
+        basis, size, _ = torch.linalg.svd(torch.cat(written, dim=1), full_matrices=False)
         for weight in (weights[1], weights[3]):
-            weight.add(0.0, -adapted(weight.bias(), torch.cat(written, dim=1)))
+            weight.add(0.0, -adapted(weight.bias(), basis[:, size > 1e-6 * size.max()]))
     return count
 
 
@@ -120,13 +126,11 @@ def halves(u: Tensor, gated: bool) -> list[Tensor]:
     return [u.relu(), (-u).relu()]
 
 
-def adapted(bias: Tensor, directions: Tensor) -> Tensor:
-    """Return the part of a bias (O,) along directions (O, k) that is too large for chance, else zeros."""
-    u, s, _ = torch.linalg.svd(directions, full_matrices=False)
-    u = u[:, s > 1e-6 * s.max()]
-    along = u.T @ bias
-    usual = (bias - u @ along).square().mean().sqrt()
-    return u @ torch.where(along.abs() > ADAPTED * usual, along, 0.0)
+def adapted(bias: Tensor, basis: Tensor, share: Tensor | float = 1.0) -> Tensor:
+    """Return a share (k,) of a bias (O,) along orthonormal directions (O, k) where it is too large for chance."""
+    along = basis.T @ bias
+    usual = (bias - basis @ along).square().mean().sqrt()
+    return basis @ torch.where(along.abs() > ADAPTED * usual, share * along, 0.0)
 
 
 def check_encoder(encoder: Encoder) -> None:
