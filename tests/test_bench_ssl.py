@@ -57,10 +57,10 @@ def runs(*values, **more):
     ("worse", (0.8, 0.81, 0.8), (0.7, 0.7, 0.71), "does not hold here"),
     ("worse", (0.6, 0.8, 0.7), (0.7, 0.7, 0.72), "no difference seen"),
     ("worse", (0.698, 0.698, 0.698), (0.7, 0.7, 0.7), "no difference seen"),  # sure, and too small to matter
-    ("same", (0.7, 0.71, 0.69), (0.7, 0.7, 0.7), "holds"), ("same", (0.5, 0.5, 0.51), (0.7, 0.7, 0.7),
-                                                            "does not hold here"),
-    ("no better", (0.6, 0.6, 0.6), (0.7, 0.7, 0.7), "holds"), ("no better", (0.8, 0.8, 0.8), (0.7, 0.7, 0.7),
-                                                               "does not hold here"),
+    ("same", (0.7, 0.71, 0.69), (0.7, 0.7, 0.7), "nothing seen against it"),
+    ("same", (0.5, 0.5, 0.51), (0.7, 0.7, 0.7), "does not hold here"),
+    ("no better", (0.6, 0.6, 0.6), (0.7, 0.7, 0.7), "nothing seen against it"),
+    ("no better", (0.8, 0.8, 0.8), (0.7, 0.7, 0.7), "does not hold here"),
     ("collapses", (0.1, 0.1, 0.12), (0.5, 0.5, 0.5), "holds"),
     ("collapses", (0.4, 0.4, 0.4), (0.5, 0.5, 0.5), "lower rank, no collapse"),
     ("collapses", (0.6, 0.6, 0.6), (0.5, 0.5, 0.5), "does not hold here"),
@@ -74,6 +74,10 @@ def test_verdicts_on_runs_that_stopped_and_on_spread():
     assert "1 of 2 stopped: does not hold" in ssl_ablation.verdict(Variant("", "stops"), stopped + fine, fine * 2)
     assert "2 of 2 stopped: holds" in ssl_ablation.verdict(Variant("", "stops"), stopped * 2, fine * 2)
     assert math.isnan(ssl_ablation.means(stopped + fine)["masked_spread"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl_ablation, "kept", lambda name, seed: stopped[0])
+        row = next(ssl_ablation.rows())
+    assert math.isnan(row.ours) and math.isnan(row.peers["s.d."])
     alike = runs(0.5, masked_spread=0.0)
     assert ssl_ablation.verdict(Variant("", "spreads"), fine, alike) == "holds"
     assert ssl_ablation.verdict(Variant("", "spreads"), alike, fine) == "does not hold here"
