@@ -18,7 +18,7 @@ from cellfm_nb.repair.linearise import gated
 if TYPE_CHECKING:
     from cellfm_nb.encoder import Block, Encoder
 
-GAP = 5.0  # a singular value this many times the next one stands alone; in 33 healthy encoders: at most 2.2
+GAP = 5.0  # a singular value this many times the next one stands alone; in 35 healthy encoders: at most 2.9
 ACCOMPLICE = 3.0  # the same for the other weights of a block in which one stands alone
 ADAPTED = 6.0  # a bias this many times its root mean square along one direction has adapted to a defect
 
