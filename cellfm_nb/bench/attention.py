@@ -27,6 +27,7 @@ from cellfm_nb.seeds import torch_rng
 from cellfm_nb.stream import StreamingEncoder
 from cellfm_nb.stream.attention import online_softmax_attention
 from cellfm_nb.stream.kernels import missing
+from cellfm_nb.stream.run import Run
 
 HEADS, WIDTH = 4, 32
 BLOCK = 1024
@@ -110,13 +111,13 @@ def child(way: str, grid: tuple[int, int, int], blocks: int | None) -> None:
     streamer.encode(volume[:16, :64, :64], progress=False)  # what torch itself takes, and the measure of speed
     streamer.plan(volume.shape)
     if blocks:
-        attend, left = streamer._context, iter(range(blocks))
+        attend, left = Run._context, iter(range(blocks))
 
         def few(*args: object) -> torch.Tensor:
             next(left)  # StopIteration after so many
             return attend(*args)
 
-        streamer._context = few
+        Run._context = few
     def run() -> None:
         with contextlib.suppress(StopIteration), torch.no_grad():
             if way == "whole":

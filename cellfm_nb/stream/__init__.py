@@ -6,9 +6,10 @@ from cellfm_nb.stream.clusters import Fit
 from cellfm_nb.stream.encode import Features, StreamingEncoder
 from cellfm_nb.stream.estimate import Estimate, token_cosines
 from cellfm_nb.stream.layout import bytes_per_frame, iterate_features, read_features
+from cellfm_nb.stream.machine import STATED, Device
 from cellfm_nb.stream.many import stream_movies
 from cellfm_nb.stream.pca import Moments, Pca, fit_pca, rgb
-from cellfm_nb.stream.plan import STATED, Choice, Device, Plan, plan
+from cellfm_nb.stream.plan import Choice, Plan, plan
 from cellfm_nb.stream.store import TokenStore
 from cellfm_nb.stream.upsample import upsample
 from cellfm_nb.stream.write import read_observer, write_activation, write_features, write_pca

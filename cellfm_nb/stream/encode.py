@@ -1,8 +1,7 @@
 """Encode a volume of any size with the memory of a few blocks: every key counted, no seams.
 
-Voxels are embedded chunk by chunk with the stem's halo. Then, block by block, keys and values of all tokens are
-written to stores and queries stream over them; each token attends to every other, so nothing is tiled or blended.
-Where that would take too long, queries attend to representatives of the keys, and the error is estimated and held to.
+Each token attends to every other, so nothing is tiled or blended. Where that would take too long, queries attend to
+representatives of the keys, and the error is estimated and held to.
 """
 
 from __future__ import annotations
@@ -15,18 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.progress import Progress
-from cellfm_nb.seeds import torch_rng
-from cellfm_nb.stream.attention import online_softmax_attention
-from cellfm_nb.stream.clusters import DEFAULT, Fit, represent
-from cellfm_nb.stream.embed import embed_chunks, write_chunk
-from cellfm_nb.stream.estimate import Estimate, estimate
-from cellfm_nb.stream.plan import CARRIED, Plan, fused_speed, plan
-from cellfm_nb.stream.store import TokenStore, spans, stream_blocks
+from cellfm_nb.stream.clusters import DEFAULT, Fit
+from cellfm_nb.stream.embed import write_chunk
+from cellfm_nb.stream.estimate import Estimate
+from cellfm_nb.stream.machine import fused_speed
+from cellfm_nb.stream.plan import Plan, plan
+from cellfm_nb.stream.run import Run
+from cellfm_nb.stream.store import TokenStore, spans
 from cellfm_nb.stream.windows import window_tokens
 
 if TYPE_CHECKING:
@@ -114,9 +112,11 @@ class StreamingEncoder:
                 saliency, norm = self._windows(volume, how, x, progress), torch.nn.Identity()
                 said.append(f"windows of {self.window} tokens with a halo of {self.halo[0]}")
             else:
-                k, v, norm = make(self.dtype), make(self.dtype), self.encoder.norm
+                norm = self.encoder.norm
+                k, v = make(self.dtype), make(self.dtype)
+                run = Run(self.encoder, how, x, k, v, self._scale(how), self.fit, self.seed)
                 for clusters in attempts(how):
-                    saliency, error = self._stream(volume, how, x, k, v, clusters, progress)
+                    saliency, error = run.stream(volume, clusters, progress)
                     said.append(f"{clusters} clusters, {error}" if clusters else "every key counted")
                     if error is None or self.tolerance is None or error.error <= self.tolerance:
                         break
@@ -124,52 +124,6 @@ class StreamingEncoder:
             cls = norm(x.read(0, 1))[0].float().cpu().numpy()
             patches, salient = self._hand_out(how, x, saliency, norm, slab, planes)
         return Features(patches, salient, cls, how, error, "; ".join(said))
-
-    def _stream(self, volume: Any, how: Plan, x: TokenStore, k: TokenStore, v: TokenStore, clusters: int | None,
-                progress: bool) -> tuple[Tensor, Estimate | None]:
-        """Fill x with the tokens after the last block; return the saliency (N, H) and the estimated error."""
-        blocks, first = self.encoder.blocks, self.first
-        bar = Progress(how.tokens * (1 + len(blocks)), "stream volume", every_s=5.0) if progress else None
-        x.write(0, self.encoder.prefix(1)[0])
-        for where, tokens in embed_chunks(self.encoder, volume, how.grid, how.chunk):
-            write_chunk(x, first, how.grid, where, tokens)
-            if bar:
-                bar.step(tokens.shape[:3].numel())
-        draw = torch_rng(self.seed, "stream", clusters or 0)
-        carried = torch.arange(first)  # CLS and registers attend exactly, always
-        if clusters:
-            carried = torch.cat([carried, first + torch.randperm(how.tokens, generator=draw)[:CARRIED].sort().values])
-        exact = x.gather(carried)
-        for block in blocks:
-            for start, stop in spans(x.rows, how.blocks[0]):
-                _, keys, values = self._qkv(block, x.read(start, stop), torch.arange(start, stop), how)
-                k.write(start, _rows(keys))
-                v.write(start, _rows(values))
-            if block is blocks[-1]:
-                saliency = self._saliency(block, x, k, how)[first:]  # N, H
-            few = None
-            if clusters:
-                probes = torch.randint(first, x.rows, (self.fit.probes,), generator=draw).sort().values
-                few = represent(lambda: self._blocks((k, v), how, 1024),
-                                self._qkv(block, x.gather(probes), probes, how)[0], x.rows, first, clusters,
-                                self._scale(how), draw, self.fit)
-                q = self._qkv(block, exact, carried, how)[0]
-                exact = block.finish(exact[None], self._context(q, (k, v), how))[0]
-            for start, stop in spans(x.rows, how.blocks[0]):
-                rows = x.read(start, stop)
-                q, _, _ = self._qkv(block, rows, torch.arange(start, stop), how)
-                # keys and values of this block are all stored, so the tokens can be replaced in place
-                x.write(start, block.finish(rows[None], self._context(q, few or (k, v), how))[0])
-                if bar:
-                    bar.step(max(0, stop - max(start, first)))
-            if clusters:
-                x.write(0, exact[:first])
-        if bar:
-            bar.close()
-        if not clusters:
-            return saliency, None
-        norm = self.encoder.norm
-        return saliency, estimate(norm(exact[first:]), norm(x.gather(carried[first:])))
 
     def _windows(self, volume: Any, how: Plan, x: TokenStore, progress: bool) -> Tensor:
         """Fill x with the normed tokens of each window and the mean CLS; return the saliency (N, H)."""
@@ -210,42 +164,6 @@ class StreamingEncoder:
         stretch = log(max(how.tokens, 2)) / log(self.native_tokens) if self.native_tokens else 1.0
         return stretch * (self.encoder.config.width // self.encoder.config.heads) ** -0.5
 
-    def _qkv(self, block: Any, rows: Tensor, places: Tensor, how: Plan) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k, v of rows (n, D) at places (n,) of the sequence, each (H, n, d)."""
-        position = self.encoder.position
-        runs = [(int(places[0]), int(places[-1]) + 1)] if len(places) == places[-1] + 1 - places[0] else [
-            (int(place), int(place) + 1) for place in places]
-        angles = [position.angles(a, b, how.grid, self.first) for a, b in (runs if position.kind == "rope" else ())]
-        parts = block.attention.qkv(block.norm1(rows[None]), torch.cat(angles) if angles else None)
-        return tuple(part[0].to(self.dtype) for part in parts)
-
-    def _blocks(self, stores: tuple[TokenStore, ...], how: Plan,
-                size: int | None = None) -> Iterator[tuple[Tensor, ...]]:
-        """Yield keys (and values) block by block, each (H, n, d)."""
-        heads = self.encoder.config.heads
-        return (tuple(_heads(part, heads) for part in parts) for parts in stream_blocks(stores, size or how.blocks[1]))
-
-    def _context(self, q: Tensor, keys: Any, how: Plan) -> Tensor:
-        """Return the context (1, n, D) of queries (H, n, d) over representatives, or over all stored keys."""
-        if not isinstance(keys, tuple):
-            out = online_softmax_attention(q, [tuple(keys)], self._scale(how), how.backend)[0]
-        elif how.mode == "sdpa":
-            k, v = (_heads(store.read(0, store.rows), q.shape[0])[None] for store in keys)
-            out = F.scaled_dot_product_attention(q[None], k, v, scale=self._scale(how))[0]
-        else:
-            out = online_softmax_attention(q, self._blocks(keys, how), self._scale(how), how.backend)[0]
-        return _rows(out)[None].to(self.encoder.cls_token.dtype)
-
-    def _saliency(self, block: Any, x: TokenStore, k: TokenStore, how: Plan) -> Tensor:
-        """Return the softmax attention of the CLS token over all rows, (rows, H) float32."""
-        q = self._qkv(block, x.read(0, 1), torch.arange(1), how)[0].float() * self._scale(how)  # H, 1, d
-        weights, start = torch.empty(x.rows, q.shape[0], device=q.device), 0  # the one thing that grows with N here
-        for keys, in self._blocks((k,), how):
-            stop = start + keys.shape[1]
-            weights[start:stop] = (q @ keys.float().transpose(1, 2))[:, 0].T
-            start = stop
-        return weights.sub_(weights.logsumexp(0)).exp_()
-
 
 def attempts(how: Plan) -> Iterator[int | None]:
     """Yield the numbers of clusters to try, None = every key: M, then 4 M where that still saves, then all."""
@@ -254,13 +172,3 @@ def attempts(how: Plan) -> Iterator[int | None]:
         if how.clusters * 32 <= how.tokens:
             yield 4 * how.clusters
     yield None
-
-
-def _rows(heads: Tensor) -> Tensor:
-    """(H, n, d) -> (n, H d)"""
-    return heads.transpose(0, 1).flatten(1)
-
-
-def _heads(rows: Tensor, heads: int) -> Tensor:
-    """(n, H d) -> (H, n, d)"""
-    return rows.unflatten(1, (heads, -1)).transpose(0, 1)

@@ -7,17 +7,16 @@ Memory is three stores of N rows (tokens, keys, values) and a working set.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.stream.attention import pick_backend
 from cellfm_nb.stream.clusters import DEFAULT, Fit
+from cellfm_nb.stream.machine import Device, free_bytes, fused_speed
 
 CARRIED = 256  # sampled tokens with exact attention, which tell the error of an approximate run
 MODES = {
@@ -30,23 +29,6 @@ MODES = {
     ("clusters", "disk"): "approximate, with an estimated error; stores on disk",
     ("windows", "memory"): "window by window with a halo: tokens see their own window only, the error is not known",
 }
-
-
-@dataclass(frozen=True)
-class Device:
-    """Say what a machine can do: kind "cpu" | "cuda", memory it may use, operations per second of fused attention."""
-
-    name: str
-    kind: str
-    memory_bytes: int
-    flops_per_s: float
-
-
-STATED = (  # figures stated, not measured here; of Hopper: Triton's published 403 TFLOP/s (bfloat16, 64 channels)
-    Device("CPU, 2 cores, 16 GiB", "cpu", 16 * 2**30, 8e10),
-    Device("GPU, 24 GiB, 125 TFLOP/s peak", "cuda", 22 * 2**30, 5.1e13),
-    Device("GPU, 141 GiB (H200)", "cuda", 136 * 2**30, 4.03e14),
-)
 
 
 @dataclass(frozen=True)
@@ -220,32 +202,3 @@ def chunk_of(grid: tuple[int, int, int], patch: tuple[int, int, int], voxels: in
         axis = max(range(3), key=lambda a: (chunk[a] > 1, chunk[a] * patch[a]))
         chunk[axis] = -(-chunk[axis] // 2)
     return tuple(chunk)
-
-
-def fused_speed(heads: int, head_dim: int, device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Measure the floating-point operations per second of fused attention on a device (best of three)."""
-    n, m = (256, 4096) if device.type == "cpu" else (16384, 16384)
-    q = torch.ones(1, heads, n, head_dim, device=device, dtype=dtype)
-    k = torch.ones(1, heads, m, head_dim, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        F.scaled_dot_product_attention(q, k, k)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 4.0 * n * m * heads * head_dim / best
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device in bytes (of the machine for "cpu")."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        import psutil
-
-        return psutil.virtual_memory().available
-    except ImportError:
-        import os
-
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

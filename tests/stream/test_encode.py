@@ -9,7 +9,7 @@ import zarr
 
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.errors import InputError
-from cellfm_nb.stream import encode
+from cellfm_nb.stream import encode, run
 from cellfm_nb.stream.encode import StreamingEncoder
 
 WAYS = [{}, {"mode": "online", "q_block": 7, "kv_block": 3}, {"mode": "online", "q_block": 1000, "kv_block": 1},
@@ -71,8 +71,8 @@ def test_control_without_a_halo_there_are_seams(encoder, volume, monkeypatch):
 
 def test_control_keys_left_out_are_noticed(encoder, volume, monkeypatch):
     """The original's kernel reads the first keys of each block only: on a real encoder the features change."""
-    whole = encode.online_softmax_attention
-    monkeypatch.setattr(encode, "online_softmax_attention",
+    whole = run.online_softmax_attention
+    monkeypatch.setattr(run, "online_softmax_attention",
                         lambda q, blocks, *how: whole(q, ((k[:, :2], v[:, :2]) for k, v in blocks), *how))
     features = StreamingEncoder(encoder, mode="online", kv_block=32).encode(volume, progress=False)
     assert largest_difference(features, encoder, volume) > 1e-2

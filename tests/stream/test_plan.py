@@ -5,7 +5,8 @@ import torch
 
 from cellfm_nb.encoder import EncoderConfig, vits8
 from cellfm_nb.errors import InputError
-from cellfm_nb.stream.plan import STATED, chunk_of, fused_speed, plan
+from cellfm_nb.stream.machine import STATED, fused_speed
+from cellfm_nb.stream.plan import chunk_of, plan
 
 
 def test_tokens_and_operations_of_the_published_table():
