@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from cellfm_nb.repair import (
     plant_defect,
     repair,
     trace,
+    train,
     train_singular_values,
     write_repair,
 )
@@ -38,8 +40,8 @@ def score(encoder, planted, mended, volume, block):
 
 
 def test_a_healthy_encoder_is_left_alone_to_the_bit(encoder, volume):
-    for train in (None, RELATIVE):
-        mended, table = repair(encoder, [volume], train=train)
+    for recipe in (None, RELATIVE):
+        mended, table = repair(encoder, [volume], train=recipe)
         assert not table["alarm"].any() and (table["repaired"] == "nothing").all() and equal(mended, encoder)
 
 
@@ -95,6 +97,40 @@ def test_control_the_published_recipe_does_not_repair_it(encoder, volume):
     mended, _ = repair(planted, [volume], clip=False, train=PUBLISHED)
     norm, cosine, _ = score(encoder, planted, mended, volume, 2)
     assert abs(norm - 1) > 0.1 and cosine < 0.9
+
+
+def trained(planted, volume, recipe):
+    mended = copy.deepcopy(planted)
+    return mended, train_singular_values(mended, [volume], recipe, [2])
+
+
+def test_control_absolute_for_relative_does_not_repair_it(encoder, volume):
+    planted, _ = plant_defect(encoder, volume, 2, strength=5, seed=0)
+    mended, _ = trained(planted, volume, replace(RELATIVE, relative=False))
+    assert score(encoder, planted, mended, volume, 2)[1] < 0.9
+
+
+def test_control_without_the_stop_rule_training_goes_on_and_does_harm(encoder, volume, monkeypatch):
+    planted, _ = plant_defect(encoder, volume, 2, strength=5, seed=0)
+    right, steps = trained(planted, volume, RELATIVE)
+    assert 0 < steps[2] < RELATIVE.max_steps
+    monkeypatch.setattr(train, "aligned", lambda tokens, direction: torch.ones(tokens.shape[:-1], dtype=torch.bool))
+    endless, steps = trained(planted, volume, RELATIVE)  # flags nothing off: always a reason to go on
+    assert steps[2] == RELATIVE.max_steps
+    assert score(encoder, planted, endless, volume, 2)[2] < score(encoder, planted, right, volume, 2)[2]
+
+
+def test_training_rests_when_enough_looks_are_calm(encoder, volume):
+    planted, _ = plant_defect(encoder, volume, 2, strength=5, seed=0)
+    assert trained(planted, volume, replace(RELATIVE, calm=0.0, window=3))[1] == {2: 2}  # the third look rests
+    assert trained(planted, volume, replace(RELATIVE, calm=0.1, window=3, max_steps=5))[1] == {2: 5}
+
+
+def test_training_that_does_harm_is_undone(encoder, volume):
+    planted, _ = plant_defect(encoder, volume, 2, strength=5, seed=0)
+    wild = replace(RELATIVE, relative=False, shrink=False, lr=50.0, max_norm=10.0, max_steps=2)
+    mended, table = repair(planted, [volume], clip=False, train=wild)
+    assert equal(mended, planted) and table["repaired"][2] == "trained 2 steps, undone"
 
 
 def test_only_the_blocks_asked_for_are_trained(encoder, volume):
