@@ -1,4 +1,4 @@
-"""Link frame by frame: the Hungarian way, with a plain Kalman filter, and with the cost the project's seeds describe."""
+"""Link frame by frame: the Hungarian way, with a plain Kalman filter, with the cost the project's seeds describe."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Method: the links out of every other frame are re-solved in turn, each with full past and future (`chains`), among
 few rivals (`candidates`), with gains that are likelihood ratios (`cost`) under a motion and identity model
-(`motion`), splits and merges chosen with the links (`events`), long movies in windows (`window`). Every scale is estimated from the movie. Nothing is random:
-equal input gives equal output.
+(`motion`), splits and merges chosen with the links (`events`), long movies in windows (`window`). Every
+scale is estimated from the movie. Nothing is random: equal input gives equal output.
 """
 
 from __future__ import annotations

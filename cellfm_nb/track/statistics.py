@@ -75,8 +75,10 @@ def diffusion(tracks: pd.DataFrame, dt_s: float, max_lag: int = 8, dimensions: i
         return 2 * dimensions * (np.exp(log_d) * t**alpha + s2)
 
     def fit(weight: np.ndarray) -> tuple[float, float, float]:
-        n = np.maximum(weight @ count[:, good], 1)
-        msd = weight @ total[:, good] / n
+        n = weight @ count[:, good]
+        msd = weight @ total[:, good] / np.maximum(n, 1)
+        if not (msd > 0).all():                                      # too few tracks were drawn, or nothing moves
+            return (np.nan,) * 3
         start = np.log(max(msd[0], 1e-12) / (2 * dimensions * dt_s)), 1.0, 0.1 * msd[0] / (2 * dimensions)
         try:
             found = curve_fit(model, lag[good], msd, start, sigma=msd / np.sqrt(n) * np.sqrt(lag[good]),
@@ -88,7 +90,8 @@ def diffusion(tracks: pd.DataFrame, dt_s: float, max_lag: int = 8, dimensions: i
     draw = rng(seed, "diffusion", "resample")
     again = np.array([fit(draw.multinomial(len(total), np.full(len(total), 1 / len(total))).astype(float))
                       for _ in range(RESAMPLES)])
-    best, error = fit(np.ones(len(total))), np.nanstd(again, 0)
+    best, some = fit(np.ones(len(total))), np.isfinite(again[:, 0])
+    error = again[some].std(0) if some.any() else np.full(3, np.nan)
     return pd.Series([v for pair in zip(best, error, strict=True) for v in pair], names)
 
 
@@ -113,7 +116,8 @@ def directed_runs(tracks: pd.DataFrame, scales: Scales, dt_s: float) -> pd.DataF
     g = np.minimum(frame[j] - frame[i], len(scales.gap))
     _, directed, _ = log_link_motion(chains.past, chains.future, i, j, x[j] - x[i], g, scales, modes=True)
     link = pd.DataFrame({"track_id": t["track_id"].to_numpy()[j], "frame": frame[i],
-                         "time": (frame[j] - frame[i]) * dt_s, "length": np.linalg.norm(x[j] - x[i], axis=1), "on": directed > 0.5})
+                         "time": (frame[j] - frame[i]) * dt_s, "length": np.linalg.norm(x[j] - x[i], axis=1),
+                         "on": directed > 0.5})
     link["run"] = ((link["on"] != link["on"].shift()) | (link["track_id"] != link["track_id"].shift())).cumsum()
     runs = link[link["on"]].groupby("run").agg(track_id=("track_id", "first"), frame=("frame", "first"),
                                                duration_s=("time", "sum"), length_um=("length", "sum"))
