@@ -62,7 +62,8 @@ class StreamingEncoder:
     99% of tokens stay below) an approximate run may have by its own estimate: past it M is grown fourfold, then all
     is done exactly (None: anything goes); patience_s, the longest exact run that "auto" takes; window and halo in
     tokens; native_tokens, tokens of a volume the encoder was trained on: logits are then multiplied by ln N / ln of
-    it, which keeps the sharpness of attention as N grows (None: not); seed, of the samples.
+    it, which keeps the sharpness of attention as N grows (None: not; it did not help the encoders it was measured on,
+    `cellfm bench stream`); seed, of the samples.
     What is left open is chosen by `plan`, which can be asked beforehand.
     """
 

@@ -33,8 +33,8 @@ class Estimate:
         return SAFETY * (1 - self.p01)
 
     def __str__(self) -> str:
-        return (f"cosine to exact of {self.tokens} sampled tokens: mean {self.mean:.5f}, 1st percentile "
-                f"{self.p01:.5f}, {self.share:.1%} above .99; error believed {self.error:.1e}")
+        return (f"1 - cosine to exact of {self.tokens} sampled tokens: mean {1 - self.mean:.1e}, 99% below "
+                f"{1 - self.p01:.1e}, {self.share:.1%} of cosines above .99; error believed {self.error:.1e}")
 
 
 def estimate(exact: Tensor, approximate: Tensor) -> Estimate:
