@@ -4,11 +4,12 @@ from cellfm_nb.segment.baselines import PEERS, detect_with, voronoi_otsu_labels
 from cellfm_nb.segment.blobs import ScoreMap, detect, score_map
 from cellfm_nb.segment.filters import local_background, log_response, matched_filter
 from cellfm_nb.segment.instances import FeatureGrid, segment_instances, voronoi
+from cellfm_nb.segment.movie import detect_movie
 from cellfm_nb.segment.objects import object_table, read_feature_grid, write_objects
 from cellfm_nb.segment.psf import estimate_psf_sigma
 from cellfm_nb.segment.threshold import Otsu, fdr_threshold, fit_decoys, otsu, otsu_threshold, q_values
 
-__all__ = ["PEERS", "FeatureGrid", "Otsu", "ScoreMap", "detect", "detect_with", "estimate_psf_sigma", "fdr_threshold",
-           "fit_decoys", "local_background", "log_response", "matched_filter", "object_table", "otsu",
-           "otsu_threshold", "q_values", "read_feature_grid", "score_map", "segment_instances", "voronoi",
+__all__ = ["PEERS", "FeatureGrid", "Otsu", "ScoreMap", "detect", "detect_movie", "detect_with", "estimate_psf_sigma",
+           "fdr_threshold", "fit_decoys", "local_background", "log_response", "matched_filter", "object_table",
+           "otsu", "otsu_threshold", "q_values", "read_feature_grid", "score_map", "segment_instances", "voronoi",
            "voronoi_otsu_labels", "write_objects"]

@@ -19,6 +19,7 @@ BACKGROUNDS = (3.0, 2.0)                                    # its Gaussian, in u
 MISFIT = ((0.7, 0.2), (1.6, 0.06), (2.2, 0.03))             # up to so many FWHM from a blob, this share of its score
 FLOOR = 2.5                                                 # maxima below this z are no candidates
 FWHM = 2.3548
+SWEEPS = (5, 3)                                             # of the fit, before and after the background is renewed
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def block_quantiles(volume: np.ndarray, block: np.ndarray, levels: Sequence[floa
         for j, y in enumerate(starts[1]):
             for k, x in enumerate(starts[2]):
                 cell = volume[z : z + block[0], y : y + block[1], x : x + block[2]]
-                out[:, i, j, k] = np.quantile(cell, levels)
+                at = [int(level * (cell.size - 1)) for level in levels]
+                out[:, i, j, k] = np.partition(cell.ravel(), at)[at]
     return [uniform_filter(level, 3, mode="nearest") for level in out]
 
 
@@ -80,15 +82,20 @@ def score_map(
     """
     v, spacing = check_volume(volume, spacing_um)
     psf = np.asarray(sigma_um, float)
-    wide = np.maximum(width * np.array([0.7, 1.0, 1.0]) * psf, 2 * spacing)
     block = np.maximum(np.rint(12 * psf / spacing), 8).astype(int)
     rest = v - model
-    background = local_background(rest, np.ones_like(rest), spacing, wide)
-    rest = rest - background
+    background = background_of(rest, spacing, psf, width)
+    rest -= background
     maps = [standardise(matched_filter(rest, spacing, np.sqrt(psf**2 + (s * psf[-1]) ** 2)), block) for s in OWN_SIZE]
     z = np.stack([m for m, _ in maps])
     return ScoreMap(z.max(0), (-z).max(0), z.argmax(0).astype(np.uint8), background,
                     float(np.mean([noise for _, noise in maps])))
+
+
+def background_of(rest: np.ndarray, spacing: np.ndarray, psf: np.ndarray, width: float) -> np.ndarray:
+    """Return the local background of what no blob explains, `width` PSF sigma wide and .7 of that deep."""
+    wide = np.maximum(width * np.array([0.7, 1.0, 1.0]) * psf, 2 * spacing)
+    return local_background(rest, np.ones_like(rest), spacing, wide)
 
 
 def footprint_size(spacing: np.ndarray, psf: np.ndarray) -> tuple[int, ...]:
@@ -98,8 +105,13 @@ def footprint_size(spacing: np.ndarray, psf: np.ndarray) -> tuple[int, ...]:
 
 def local_maxima(z: np.ndarray, size: tuple[int, ...], floor: float) -> np.ndarray:
     """Return (N, 3) integer voxels that are the highest of their box and above the floor, best first."""
-    peak = np.argwhere((z == maximum_filter(z, size, mode="nearest")) & (z > floor))
-    return peak[np.argsort(-z[tuple(peak.T)], kind="stable")]
+    peak = np.argwhere(z > floor)
+    height, limit = z[tuple(peak.T)], np.array(z.shape) - 1
+    for offset in sorted(np.ndindex(*size), key=lambda o: np.abs(np.subtract(o, np.array(size) // 2)).sum()):
+        near = np.clip(peak + offset - np.array(size) // 2, 0, limit)
+        highest = height >= z[tuple(near.T)]                # the nearest neighbours leave few to compare with the rest
+        peak, height = peak[highest], height[highest]
+    return peak[np.argsort(-height, kind="stable")]
 
 
 def parabolic_offset(z: np.ndarray, peak: np.ndarray) -> np.ndarray:
@@ -160,6 +172,51 @@ def discount(
     return out
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one frame shows: blobs that stand out by themselves, fitted; what may be more; and what noise gives.
+
+    blobs, score : fitted, accepted at the stated false discovery rate; position (N, 3) voxels, value (N,), extra (N,)
+    um^2 : candidates below that level in what the fit leaves; law : of the decoys there, decoy_position, decoy_score;
+    flat : (z, y, x) float16, the volume without its background; noise : of neighbouring voxels together, >= 1.
+    """
+
+    blobs: Blobs
+    score: np.ndarray
+    position: np.ndarray
+    value: np.ndarray
+    extra: np.ndarray
+    law: DecoyLaw
+    decoy_position: np.ndarray
+    decoy_score: np.ndarray
+    flat: np.ndarray
+    noise: float
+
+
+def look(
+    volume: np.ndarray, spacing: np.ndarray, psf: np.ndarray, fdr: float, looks: int = 2, width: float = BACKGROUNDS[0]
+) -> Look:
+    """Fit what stands out, subtract it, and look again: objects hidden by brighter neighbours appear."""
+    size, unit = footprint_size(spacing, psf), FWHM * psf / spacing
+    blobs, score, model = start_blobs(np.zeros((0, 3)), np.zeros(0), 0.0), np.zeros(0), np.zeros_like(volume)
+    for _ in range(looks):
+        evidence = score_map(volume, spacing, psf, model, width)
+        candidates = find_candidates(evidence, size)
+        value = discount(candidates, evidence.flipped, blobs, score, unit)
+        own = (np.array(OWN_SIZE)[candidates.scale] * psf[-1]) ** 2
+        new = value >= fdr_threshold(np.append(score, value), candidates.law, fdr)
+        more = start_blobs(candidates.position[new], value[new] / eye_norm(own[new], spacing, psf), own[new])
+        blobs, score = blobs.join(more), np.append(score, value[new])
+        flat = volume - evidence.background
+        for sweeps in SWEEPS:                               # a background without the blobs, and once more with that
+            blobs = joint_fit(flat, blobs, spacing, psf, max(evidence.noise, 1.0), sweeps)
+            model = render(blobs, volume.shape, spacing, psf)
+            flat = volume - background_of(volume - model, spacing, psf, width) if len(blobs) else flat
+    decoy = local_maxima(evidence.flipped, size, FLOOR)
+    return Look(blobs, score, candidates.position[~new], value[~new], own[~new], candidates.law, decoy,
+                evidence.flipped[tuple(decoy.T)], flat.astype(np.float16), max(evidence.noise, 1.0))
+
+
 def detect(
     volume: np.ndarray, spacing_um: Sequence[float], sigma_um: Sequence[float] | None = None, fdr: float = 0.05,
     looks: int = 2,
@@ -186,23 +243,9 @@ def detect(
 
         sigma_um = estimate_psf_sigma(v, spacing_um)
     psf = np.asarray(sigma_um, float)
-    size, unit = footprint_size(spacing, psf), FWHM * psf / spacing
-    blobs, score, model = start_blobs(np.zeros((0, 3)), np.zeros(0), 0.0), np.zeros(0), np.zeros_like(v)
-    width = choose_background(v, spacing, psf, fdr)
-    for _ in range(looks):
-        evidence = score_map(v, spacing, psf, model, width)
-        candidates = find_candidates(evidence, size)
-        value = discount(candidates, evidence.flipped, blobs, score, unit)
-        threshold = fdr_threshold(np.append(score, value), candidates.law, fdr)
-        new = value >= threshold
-        own = (np.array(OWN_SIZE)[candidates.scale[new]] * psf[-1]) ** 2
-        more = start_blobs(candidates.position[new], value[new] / eye_norm(own, spacing, psf), own)
-        blobs, score = blobs.join(more), np.append(score, value[new])
-        flat = v - evidence.background
-        blobs = joint_fit(flat, blobs, spacing, psf, max(evidence.noise, 1.0))
-        model = render(blobs, v.shape, spacing, psf)
-    q = q_values(np.append(score, value[~new]), candidates.law)[: len(score)]
-    return spots_table(blobs, score, candidates.law.p_value(score), q, spacing)
+    seen = look(v, spacing, psf, fdr, looks, choose_background(v, spacing, psf, fdr))
+    q = q_values(np.append(seen.score, seen.value), seen.law)[: len(seen.score)]
+    return spots_table(seen.blobs, seen.score, seen.law.p_value(seen.score), q, spacing)
 
 
 def choose_background(volume: np.ndarray, spacing: np.ndarray, psf: np.ndarray, fdr: float) -> float:

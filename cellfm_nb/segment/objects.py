@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import lsqr
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.segment.blobs import detect
 from cellfm_nb.segment.filters import check_volume, local_background
 from cellfm_nb.segment.fit import patch_grid, shapes
 from cellfm_nb.segment.instances import FeatureGrid, blobs_of, segment_instances
+from cellfm_nb.segment.movie import detect_movie
 
 POSITION = ["z", "y", "x"]
 COLUMNS = ["frame", "label", "z", "y", "x", "z_um", "y_um", "x_um", "mass", "mass_sd", "volume_um3", "score", "p_value",
@@ -183,7 +184,8 @@ def write_objects(
     features_path, pca_path : features of notebook 06; None leaves d0... out.
     alpha : weight of space against features where objects touch (`instances.voronoi`).
 
-    One frame is in memory at a time. Masses are measured on the raw frame: linear in light, unlike the normalised one.
+    Objects are detected with the evidence of the frames around (`movie.detect_movie`): a window of frames is in memory
+    at a time. Masses are measured on the raw frame: linear in light, unlike the normalised one.
     """
     from cellfm_nb.movie import Movie, write_frames
     from cellfm_nb.movie.omezarr import add_label_name
@@ -192,11 +194,18 @@ def write_objects(
     movie = Movie.open(movie_path)
     tables: list[pd.DataFrame] = []
 
-    def frames() -> Iterator[np.ndarray]:
+    spacing, kept = movie.spacing_um, deque()
+
+    def volumes() -> Iterator[np.ndarray]:
         for t in track(range(movie.n_frames), "segment", total=movie.n_frames):
-            volume, spacing = prepare(movie, t, c=channel, **options)
+            volume = prepare(movie, t, c=channel, **options)[0]
+            kept.append(volume.astype(np.float16))                                    # until its turn to be labelled
+            yield volume
+
+    def frames() -> Iterator[np.ndarray]:
+        for t, spots in enumerate(detect_movie(volumes(), spacing, sigma_um, fdr)):
+            volume = kept.popleft().astype(np.float32)
             grid = read_feature_grid(features_path, pca_path, t, spacing) if features_path is not None else None
-            spots = detect(volume, spacing, sigma_um, fdr)
             labels = segment_instances(volume, spots, spacing, sigma_um, grid, alpha)
             raw = movie.frame(t, channel).astype(np.float32)
             tables.append(object_table(labels, raw, spacing, spots, sigma_um, grid, t))

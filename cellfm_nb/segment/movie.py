@@ -1,0 +1,172 @@
+"""Detect in a movie: each frame is looked at once, then judged with the frames around it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import median_filter
+
+from cellfm_nb.segment.blobs import Look, eye_norm, look, spots_table
+from cellfm_nb.segment.filters import block_mean, check_volume, expand_blocks
+from cellfm_nb.segment.fit import joint_fit, start_blobs
+from cellfm_nb.segment.paths import Path, PathFinder, Soft, World
+from cellfm_nb.segment.threshold import q_values
+
+WINDOW, MARGIN = 24, 6                                      # frames judged together, the outer ones for context alone
+SOFT = 2.75                                                 # candidates of a path score at least this
+LEAST = -2.0                                                # log odds from which on a path is believed (best for F1)
+SURE = 5.0                                                  # a candidate with this score is where the object is
+FASTER = 2.4                                                # than Brownian steps are directed ones
+
+
+def detect_movie(
+    frames: Iterable[np.ndarray], spacing_um: Sequence[float], sigma_um: Sequence[float], fdr: float = 0.05,
+    window: int = WINDOW, margin: int = MARGIN, causal: bool = False,
+) -> Iterator[pd.DataFrame]:
+    """Yield, frame by frame, the table of `blobs.detect`, judged with the evidence of the frames around it.
+
+    Parameters
+    ----------
+    frames : normalised volumes (z, y, x) of one shape, in order of time; read once, never all at once.
+    spacing_um, sigma_um : (z, y, x) micrometre.
+    fdr : share of false objects accepted, in a single frame and of the candidates on paths.
+    window : frames held and judged together; margin : of them, on each side, for context alone.
+    causal : judge every frame with those before it alone, as a microscope that runs must.
+
+    Yields
+    ------
+    A table a frame, as of `detect`; p_value and q_value are those of the single frame, so an object that only its
+    path makes credible has a large one.
+
+    Method: `blobs.look` proposes (what stands out, and every weaker maximum); `paths.PathFinder` finds the exclusive
+    paths that motion explains; the decoys' paths say how many are false; what is accepted is fitted together. The
+    typical step is measured on the movie's own sure objects: nothing is set for a movie.
+    """
+    spacing, psf = np.asarray(spacing_um, float), np.asarray(sigma_um, float)
+    step, lag = (1, 0) if causal else (window - 2 * margin, margin)
+    held: list[Look] = []
+    coarse: deque[np.ndarray] = deque(maxlen=window)
+    step_um, answered = 0.0, 0                              # of the held frames, how many at the front are answered
+    for chunk in chunked(frames, step):
+        chunk = [check_volume(v, spacing)[0] for v in chunk]
+        coarse.extend(block_mean(v, blocks(spacing, psf)) for v in chunk)
+        static = static_background(coarse, blocks(spacing, psf), chunk[0].shape)
+        held.extend(look(v - static, spacing, psf, fdr) for v in chunk)
+        if causal or len(held) >= window:
+            tables, step_um = judge(held, answered, len(held) - lag, spacing, psf, fdr, step_um)
+            yield from tables
+            gone = max(len(held) - window + step, 0)
+            answered, held = len(held) - lag - gone, held[gone:]
+    if len(held) > answered:
+        yield from judge(held, answered, len(held), spacing, psf, fdr, step_um)[0]
+
+
+def chunked(frames: Iterable[np.ndarray], n: int) -> Iterator[list[np.ndarray]]:
+    """Yield lists of n frames, the last one shorter."""
+    frames = iter(frames)
+    while chunk := list(islice(frames, n)):
+        yield chunk
+
+
+def blocks(spacing: np.ndarray, psf: np.ndarray) -> np.ndarray:
+    """Return the blocks (voxels) on which the static background is kept: 1.5 PSF sigma wide, .75 deep."""
+    return np.maximum(np.rint(np.array([0.75, 1.5, 1.5]) * psf / spacing), 1).astype(int)
+
+
+def static_background(coarse: Sequence[np.ndarray], block: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return what stays where it is and is wider than a blob: the median over time, then over 3 x 5 x 5 blocks.
+
+    Whatever moves, the median over time leaves out; a blob that stays fills too few blocks for the one over space.
+    The rims of cell and nucleus remain: faint, but there in every frame, they would look like the surest of objects.
+    """
+    if len(coarse) < 5:
+        return np.zeros(shape, np.float32)
+    middle = np.median(np.stack(list(coarse)[:: max(1, len(coarse) // 12)]), 0)
+    return expand_blocks(median_filter(middle, (3, 5, 5), mode="nearest"), block, shape)
+
+
+def judge(
+    held: Sequence[Look], first: int, end: int, spacing: np.ndarray, psf: np.ndarray, fdr: float, step_um: float
+) -> tuple[list[pd.DataFrame], float]:
+    """Return tables of frames first...end of a window, and the step (um) that objects make from frame to frame."""
+    soft = [Soft(np.concatenate([s.blobs.position, s.position]) * spacing, np.append(s.score, s.value)) for s in held]
+    decoys = [Soft(s.decoy_position * spacing, s.decoy_score) for s in held]
+    volume_um3 = float(np.prod(held[0].flat.shape * spacing))
+    sure = np.mean([len(s.score) for s in held])
+    clutter = clutter_law([d.score for d in decoys], volume_um3)
+    for step in [step_um] if step_um else [2 * psf[-1], None]:        # the first window is judged twice
+        step_um = step or step_um
+        world = World(SOFT, clutter, max(sure, 1) / volume_um3, step_um, FASTER * step_um, psf)
+        paths = exclusive(soft, world)
+        level = accept_level(paths, exclusive(decoys, world), fdr)
+        paths = [p for p in paths if p.score >= level]
+        step_um = typical_step(paths, soft, psf, step_um)
+    chosen: list[list[int]] = [[] for _ in held]
+    for path in paths:
+        for t, j in path.nodes:
+            chosen[t].append(j)
+    return [refit(held[t], soft[t], np.array(chosen[t], int), spacing, psf) for t in range(first, end)], step_um
+
+
+def exclusive(frames: Sequence[Soft], world: World) -> list[Path]:
+    """Return the exclusive paths through the candidates above the floor; indices are those of all candidates."""
+    index = [np.flatnonzero(f.score > world.floor) for f in frames]
+    finder = PathFinder([Soft(f.position_um[k], f.score[k]) for f, k in zip(frames, index, strict=True)], world)
+    return [replace(p, nodes=[(t, int(index[t][j])) for t, j in p.nodes]) for p in finder.extract(LEAST)]
+
+
+def clutter_law(scores: Sequence[np.ndarray], volume_um3: float) -> tuple[float, float, float]:
+    """Return (a, b, c) of the false candidates' log density a + b z + c z^2, per um^3 and unit of score."""
+    z = np.concatenate(scores)
+    z = z[z > SOFT]
+    if len(z) < 50:                                         # a tiny volume: a Gaussian tail that holds their number
+        return float(np.log(SOFT * (len(z) + 1) / len(scores) / volume_um3) + SOFT**2 / 2), 0.0, -0.5
+    count, edge = np.histogram(z, np.arange(SOFT, z.max() + 0.1, 0.1))
+    some = count > 0
+    middle, weight = (edge[1:] + edge[:-1])[some] / 2, np.sqrt(count[some])
+    design = np.stack([np.ones(some.sum()), middle, middle**2], 1)
+    log_density = np.log(count[some] / (edge[1] - edge[0]) / len(scores) / volume_um3)
+    return tuple(np.linalg.lstsq(design * weight[:, None], log_density * weight, rcond=None)[0])
+
+
+def accept_level(paths: Sequence[Path], decoys: Sequence[Path], fdr: float) -> float:
+    """Return the score from `LEAST` up at which decoys' paths hold at most `fdr` of the candidates that paths hold."""
+    for level in np.sort(np.append(LEAST, [np.nextafter(p.score, np.inf) for p in decoys])):
+        taken, false = (sum(len(p.nodes) for p in some if p.score >= level) for some in (paths, decoys))
+        if false <= fdr * taken:
+            return float(level)
+    return np.inf
+
+
+def typical_step(paths: Sequence[Path], soft: Sequence[Soft], psf: np.ndarray, default: float) -> float:
+    """Return the standard deviation (um, per axis) of a step of the sure objects; the default where they are few.
+
+    Steps between neighbouring frames, y and x, in robust spread, without what the placing of a candidate adds.
+    """
+    step, place = [], []
+    for path in paths:
+        for (t, i), (u, j) in zip(path.nodes, path.nodes[1:], strict=False):
+            weaker = min(soft[t].score[i], soft[u].score[j])
+            if u == t + 1 and weaker > SURE:
+                step.append(soft[u].position_um[j, 1:] - soft[t].position_um[i, 1:])
+                place.append(2 * (soft[t].score[i] ** -2.0 + soft[u].score[j] ** -2.0) * psf[-1] ** 2)
+    if len(step) < 20:
+        return default
+    spread = 1.4826 * np.median(np.abs(step))
+    return float(np.sqrt(max(spread**2 - np.median(place), (0.3 * psf[-1]) ** 2)))
+
+
+def refit(seen: Look, soft: Soft, chosen: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> pd.DataFrame:
+    """Fit the accepted candidates of a frame together and return their table."""
+    extra = np.concatenate([seen.blobs.extra, seen.extra])[chosen]
+    start = np.append(seen.blobs.amplitude, seen.value / eye_norm(seen.extra, spacing, psf))[chosen]
+    blobs = start_blobs(soft.position_um[chosen] / spacing, np.maximum(start, 0.1), extra)
+    blobs = joint_fit(seen.flat.astype(np.float32), blobs, spacing, psf, seen.noise)
+    score = soft.score[chosen]
+    q = q_values(np.append(seen.score, seen.value), seen.law)[chosen]
+    return spots_table(blobs, score, seen.law.p_value(score), q, spacing)

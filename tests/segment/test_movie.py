@@ -1,0 +1,114 @@
+"""Evidence over time: exclusive paths, static rims, false alarms on noise, bounded windows, causal judging."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cellfm_nb.score.detection import score_detection
+from cellfm_nb.seeds import rng
+from cellfm_nb.segment.blobs import FWHM, detect
+from cellfm_nb.segment.movie import detect_movie, static_background
+from cellfm_nb.segment.paths import AMPLITUDES, PathFinder, Soft, World
+
+UM = ["z_um", "y_um", "x_um"]
+SHAPE = (12, 48, 48)
+
+
+def film(scene, peak, n_frames=12, step_um=0.08, seed=0, n_objects=5):
+    """Return normalised frames and true positions of puncta that diffuse."""
+    draw, size = rng(seed, "film"), np.array(SHAPE) * scene.spacing_um
+    start = draw.uniform(0.15, 0.85, (n_objects, 3)) * size
+    walk = start + np.cumsum(draw.normal(0, step_um, (n_frames, n_objects, 3)), axis=0)
+    true = np.clip(walk, 0.1, size - 0.3)
+    return [scene(p, np.full(n_objects, peak), SHAPE, seed=1000 * seed + t)[0] for t, p in enumerate(true)], true
+
+
+def f1(tables, true, sigma):
+    pairs = ((table[UM].to_numpy(), p) for table, p in zip(tables, true, strict=True))
+    return score_detection(pairs, FWHM * np.array(sigma)).f1
+
+
+def test_paths_find_what_single_frames_miss(scene):
+    frames, true = film(scene, 1.5, n_frames=16)
+    alone = f1([detect(v, scene.spacing_um, scene.sigma_um) for v in frames], true, scene.sigma_um)
+    after = f1(list(detect_movie(frames, scene.spacing_um, scene.sigma_um)), true, scene.sigma_um)
+    assert after > alone + 0.15 and after > 0.7
+    apart = [film(scene, 1.5, n_frames=1, seed=10 + k) for k in range(16)]            # as faint, but no path
+    lone = list(detect_movie([f[0] for f, _ in apart], scene.spacing_um, scene.sigma_um))
+    assert f1(lone, [p[0] for _, p in apart], scene.sigma_um) < after - 0.2
+
+
+def test_noise_gives_no_paths(scene):
+    noise = [rng(k, "noise film").normal(size=SHAPE).astype(np.float32) for k in range(12)]
+    assert sum(map(len, detect_movie(noise, scene.spacing_um, scene.sigma_um))) <= 6          # in twelve frames
+
+
+def test_windows_change_little_and_order_is_kept(scene):
+    frames, true = film(scene, 3.0, n_frames=14)
+    whole = list(detect_movie(frames, scene.spacing_um, scene.sigma_um))
+    parts = list(detect_movie(frames, scene.spacing_um, scene.sigma_um, window=8, margin=2))
+    assert len(whole) == len(parts) == 14
+    assert abs(f1(whole, true, scene.sigma_um) - f1(parts, true, scene.sigma_um)) < 0.06
+
+
+def test_frames_are_read_as_they_are_needed(scene):
+    frames, _ = film(scene, 5.0, n_frames=8)
+    read = itertools.count()
+    counted = (v for v in [*frames, *frames] if next(read) >= 0)
+    tables = detect_movie(counted, scene.spacing_um, scene.sigma_um, window=6, margin=1)
+    next(tables)
+    assert next(read) <= 8
+
+
+def test_causal_knows_no_future(scene):
+    frames, _ = film(scene, 3.0, n_frames=7)
+    first = [t[UM].to_numpy() for t in detect_movie(frames[:5], scene.spacing_um, scene.sigma_um, causal=True)]
+    longer = [t[UM].to_numpy() for t in detect_movie(frames, scene.spacing_um, scene.sigma_um, causal=True)]
+    assert len(first) == 5 and len(longer) == 7
+    for a, b in zip(first, longer, strict=False):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_static_background_is_the_rim_and_not_the_spot():
+    rim = np.zeros((12, 40, 40), np.float32)
+    rim[:, :, 18:24] = 1
+    spot = np.zeros_like(rim)
+    spot[5:7, 8:11, 8:11] = 5
+    block = np.array([1, 2, 2])
+    coarse = [(rim + spot).reshape(12, 20, 2, 20, 2).mean((2, 4))] * 6
+    static = static_background(coarse, block, rim.shape)
+    assert static[6, 20, 20] > 0.9 and abs(static[6, 9, 9]) < 0.05
+    assert not static_background(coarse[:3], block, rim.shape).any()                  # too few frames to tell
+
+
+def brute_force(finder):
+    """Return the best path's score over all sequences of candidates and amplitudes (no drift)."""
+    best, n = -np.inf, len(finder.frames)
+    for ends in itertools.combinations(range(n + 1), 2):
+        for nodes in itertools.product(*(range(len(finder.frames[t])) for t in range(*ends))):
+            for c in range(len(AMPLITUDES)):
+                score = finder.start[ends[0]][c] + finder.end[ends[1] - 1][c]
+                for k, j in enumerate(nodes):
+                    score += finder.nodes[ends[0] + k][j, c]
+                    if k:
+                        e = finder.edges[ends[0] + k, 1]
+                        link = e.log_density[(e.source == nodes[k - 1]) & (e.target == j)]
+                        score += link[0] if len(link) else -np.inf
+                best = max(best, score)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_first_path_is_the_best_one_and_paths_share_nothing(seed, monkeypatch):
+    monkeypatch.setattr("cellfm_nb.segment.paths.DRIFT", -1e9)
+    monkeypatch.setattr("cellfm_nb.segment.paths.LONGEST_GAP", 1)
+    draw = rng(seed, "paths")
+    frames = [Soft(draw.uniform(0, 1, (4, 3)), draw.uniform(2.8, 6, 4)) for _ in range(4)]
+    world = World(2.75, (5.0, 0.0, -0.5), 0.01, 0.1, 0.24, np.array([0.25, 0.13, 0.13]))
+    finder = PathFinder(frames, world)
+    best = brute_force(finder)
+    paths = finder.extract(-50)
+    assert paths[0].score == pytest.approx(best, abs=1e-3)
+    nodes = [node for p in paths for node in p.nodes]
+    assert len(nodes) == len(set(nodes))
