@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
 BEAM = 64            # partial solutions kept per tail: bounds time where groups of hypotheses grow large
 ROUNDS = 8           # of setting aside pairs that nobody could outbid
+CHUNK = 1000         # pairs assigned at once
 PRICE_ROUNDS = 200   # longest alternating path followed; beyond it prices are too low, which only costs time
 
 
@@ -31,9 +32,25 @@ def assign(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np
     sure = np.concatenate(sure)
     if not len(good):
         return np.sort(sure)
-    (kept, row), (_, col) = np.unique(a[good], return_inverse=True), np.unique(b[good], return_inverse=True)
-    pick = _assign(row, col, gain[good], len(kept), col.max() + 1)
-    return np.sort(np.concatenate([sure, good[pick[row] == col]]))
+    parts = [part[_assign(a[part], b[part], gain[part])] for part in chunks(a[good], b[good], good)]
+    return np.sort(np.concatenate([sure, *parts]))
+
+
+def chunks(row: np.ndarray, col: np.ndarray, name: np.ndarray) -> list[np.ndarray]:
+    """Split pairs into lots that share no row or column, of about `CHUNK` pairs or one group each; return their names.
+
+    The time of an assignment grows with the square of its size; groups that do not touch are none of each other's.
+    """
+    if len(name) <= CHUNK:
+        return [name]
+    (rows, r), (cols, c) = np.unique(row, return_inverse=True), np.unique(col, return_inverse=True)
+    n = len(rows) + len(cols)
+    graph = coo_array((np.ones(len(r)), (r, len(rows) + c)), shape=(n, n))
+    group = connected_components(graph, directed=False)[1][r]
+    before = np.cumsum(np.bincount(group)) - np.bincount(group)      # pairs in the groups before
+    lot = before[group] // CHUNK
+    order = np.argsort(lot, kind="stable")
+    return np.split(name[order], np.flatnonzero(np.diff(lot[order])) + 1)
 
 
 def second(group: np.ndarray, value: np.ndarray, n: int) -> np.ndarray:
@@ -47,17 +64,19 @@ def second(group: np.ndarray, value: np.ndarray, n: int) -> np.ndarray:
     return np.where(top, other[group], best[group])
 
 
-def _assign(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np.ndarray:
-    """Return the column of each row, (n,); from m on, the row stays single."""
-    rows, cols = np.concatenate([a, np.arange(n)]), np.concatenate([b, m + np.arange(n)])
+def _assign(a: np.ndarray, b: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Return which pairs are chosen, a mask (q,), by sparse Jonker-Volgenant; a row's own column keeps it single."""
+    (rows, row), (cols, col) = np.unique(a, return_inverse=True), np.unique(b, return_inverse=True)
+    n, m = len(rows), len(cols)
+    i, j = np.concatenate([row, np.arange(n)]), np.concatenate([col, m + np.arange(n)])
     top = gain.max() + 1
     cost = np.concatenate([top - gain, np.full(n, top)])             # > 0: a stored zero would be no edge
-    order = np.lexsort((cols, rows))
-    start = np.searchsorted(rows[order], np.arange(n + 1))
-    r, c = min_weight_full_bipartite_matching(csr_array((cost[order], cols[order], start), shape=(n, m + n)))
+    order = np.lexsort((j, i))
+    start = np.searchsorted(i[order], np.arange(n + 1))
+    r, c = min_weight_full_bipartite_matching(csr_array((cost[order], j[order], start), shape=(n, m + n)))
     pick = np.full(n, -1)
     pick[r] = c
-    return pick
+    return pick[row] == col
 
 
 def confidence(a: np.ndarray, b: np.ndarray, gain: np.ndarray, n: int, m: int) -> np.ndarray:

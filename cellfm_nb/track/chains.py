@@ -12,7 +12,7 @@ import numpy as np
 
 from cellfm_nb.track.assign import assign, confidence
 from cellfm_nb.track.candidates import Candidates
-from cellfm_nb.track.cost import common_slope, first_scales, link_gain, mutual_neighbours, start_end_logs, update_scales
+from cellfm_nb.track.cost import common_slope, first_scales, link_gain, some_neighbours, start_end_logs, update_scales
 from cellfm_nb.track.events import Event, Hypotheses, choose_events
 from cellfm_nb.track.motion import Filter, Scales
 
@@ -51,8 +51,8 @@ class Chains:
                                       self.n + self.objects(self.last - k, self.last - k)])
                       for k in range(self.last - self.first + 1)]
         self.fixed = scales is not None
-        self.scales = scales or first_scales(mutual_neighbours(x, frame), x, frame, self.identity, relative, voxel_um,
-                                             max_gap)
+        self.scales = scales or first_scales(some_neighbours(x, frame, ENOUGH), x, frame, self.identity, relative,
+                                             voxel_um, max_gap)
         self.refilter()
 
     def run(self, sweeps: int, with_events: bool) -> None:

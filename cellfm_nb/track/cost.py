@@ -38,14 +38,21 @@ def start_end_logs(frame: np.ndarray, first: int, last: int, scales: Scales) -> 
 
 def mutual_neighbours(x: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return indices (i, j) of objects of consecutive frames that are each other's nearest."""
-    place = np.ptp(x, 0).sum() if len(x) else 0.0
-    apart = 2 * place + 1.0                                          # between frames: more than any distance in one
+    apart = 2 * float(np.ptp(x, 0).sum() if len(x) else 0.0) + 1.0   # between frames: more than any distance in one
     tree = cKDTree(np.column_stack([x, apart * frame]), balanced_tree=False, compact_nodes=False)
     far, near = tree.query(np.column_stack([x, apart * (frame + 1)]), distance_upper_bound=apart / 2)
     order = np.argsort(far, kind="stable")                           # of those nearest to one, the nearest is mutual
     order = order[np.isfinite(far[order])]
     j, at = np.unique(near[order], return_index=True)
     return order[at], j
+
+
+def some_neighbours(x: np.ndarray, frame: np.ndarray, enough: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mutual neighbours of pairs of frames spread over the movie: about `enough` of them, or all."""
+    every = 2 * max(1, round(len(x) / (2 * enough)))
+    at = np.flatnonzero((frame - frame[0]) % every < 2) if every > 2 else np.arange(len(x))
+    i, j = mutual_neighbours(x[at], frame[at])
+    return at[i], at[j]
 
 
 def first_scales(links: tuple[np.ndarray, np.ndarray], x: np.ndarray, frame: np.ndarray, identity: np.ndarray,
