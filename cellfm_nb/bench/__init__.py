@@ -33,7 +33,7 @@ BENCHES = {
     "segment": "finding puncta in simulated movies against trackpy, LoG maxima and Voronoi-Otsu: F1, AP50, time",
     "ssl": "a linear probe on the trained encoder against hand-made floors, the seed's recipe, a supervised one: AP",
     "ssl_ablation": "each choice of pretraining against its reference, claim by claim: AP, RankMe, entropy, spread",
-    "track": "linking simulated puncta against trackpy and frame-wise Hungarian: link F1, HOTA, events, time",
+    "track": "linking puncta, clouds and viruses against trackpy, laptrack, Hungarian, Kalman: F1, HOTA, events, time",
 }
 
 
