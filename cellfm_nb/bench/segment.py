@@ -1,6 +1,6 @@
 """Finding puncta in simulated movies, one setting for all of ours, beside trackpy and LoG maxima tuned in their favour.
 
-Ours judges a frame with those around it (`segment.detect_movie` on the first LENGTH frames of a movie); beside it stands
+Ours judges a frame with those around it (`segment.detect_movie`, the first LENGTH frames of a movie); beside it stands
 what one frame alone gives. A peer sees the camera's counts, as its users give them, and its score threshold is the best
 one by truth on other frames of the same movie. Voronoi-Otsu has none to tune, and gets our normalised frames, without
 which it finds nothing.
