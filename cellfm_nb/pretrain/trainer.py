@@ -125,10 +125,10 @@ class Trainer:
         b, globals_ = views.globals.shape[1], views.globals.flatten(0, 1)  # (2B, 1, z, y, x), view-major
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             with torch.no_grad():
-                seen_by_teacher = teacher.encoder(globals_)
-                seen_before = self.model.anchor(globals_) if anchored else None
-            seen = student.encoder(globals_, mask)
-            local = student.encoder(views.locals.flatten(0, 1)) if s.n_local else None
+                seen_by_teacher = teacher.encoder(globals_, saliency=False)
+                seen_before = self.model.anchor(globals_, saliency=False) if anchored else None
+            seen = student.encoder(globals_, mask, saliency=False)
+            local = student.encoder(views.locals.flatten(0, 1), saliency=False) if s.n_local else None
         width = self.config.width
         cls = seen.cls.float().view(2, b, width)
         all_cls = cls if local is None else torch.cat([cls, local.cls.float().view(s.n_local, b, width)])

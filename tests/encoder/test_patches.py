@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from cellfm_nb.encoder.patches import blob_filters, cell_statistics, filter_size, raster, to_cells
+from cellfm_nb.encoder.patches import asinh, blob_filters, cell_statistics, filter_size, raster, to_cells
 from cellfm_nb.seeds import torch_rng
 
 
@@ -42,3 +42,10 @@ def test_cells_and_their_statistics():
     stats = cell_statistics(cells)
     assert stats.shape == (1, 8, 6)
     assert stats[0, 0, 0] == 10.5 and stats[0, 0, 2] == 21.0
+
+
+def test_responses_are_compressed_alike_with_and_without_a_gradient():
+    x = torch.cat([torch.linspace(-300, 300, 4001), torch.linspace(-1e-3, 1e-3, 101), torch.zeros(1)])
+    with torch.no_grad():
+        torch.testing.assert_close(asinh(x).double(), torch.asinh(x.double()), atol=1e-6, rtol=1e-6)
+    assert torch.equal(asinh(x), torch.asinh(x))

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from cellfm_nb.encoder import EncoderConfig
+from cellfm_nb.encoder import EncoderConfig, blob_filters, filter_size
 from cellfm_nb.errors import InputError
 from cellfm_nb.pretrain import PretrainSettings, StudentTeacher
 from cellfm_nb.pretrain.heads import DenoiseHead, PrototypeHead, standardise
@@ -135,3 +136,11 @@ def test_settings_from_a_profile():
         steps, lr, width = 7, 0.1, 128
 
     assert PretrainSettings.of(Profile(), lr=None, batch=2) == PretrainSettings(steps=7, lr=0.1, batch=2)
+
+
+def test_denoising_target_is_the_filtered_volume_averaged_over_cells():
+    head = DenoiseHead(8, (4, 8, 8), (0.25, 0.1, 0.1), torch_rng(0, "head"))
+    x = torch.randn(2, 1, 8, 16, 16, generator=torch_rng(0, "x"))
+    blob = blob_filters(1, filter_size((0.25, 0.1, 0.1)), (0.25, 0.1, 0.1), sigmas_um=(0.12, 0.25))
+    one_by_one = F.conv3d(x, blob, padding=[k // 2 for k in blob.shape[2:]])
+    torch.testing.assert_close(head.target(x), head.cells(one_by_one / 2), atol=1e-5, rtol=1e-5)
