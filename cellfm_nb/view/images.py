@@ -113,6 +113,25 @@ def rgb_volume(rgb, spacing_um: Spacing, background=None) -> Picture:
 
 
 @rc_context(STYLE)
+def rgb_planes(planes: Sequence, titles: Sequence[str], spacing_um: Spacing) -> Picture:
+    """Show planes (y, x, 3) whose three colours are features, floats in 0..1, side by side on one scale.
+
+    All of one shape; spacing_um (z, y, x) of their tokens.
+    """
+    planes = [np.clip(np.nan_to_num(np.asarray(colours, dtype=np.float32)), 0, 1) for colours in planes]
+    if not planes:
+        return nothing("", "No planes: nothing to show.")
+    fig, axes = image_grid(len(planes), min(len(planes), 3), planes[0].shape[:2], spacing_um)
+    for ax, colours, title in zip(axes, planes, titles, strict=True):
+        draw(ax, colours, np.asarray(spacing_um, dtype=float)[1:])
+        ax.set_title(title)
+        ax.set(xticks=[], yticks=[])
+    scale_bar(axes[0])
+    caption(fig, "", "red, green, blue: three feature components scaled to 0..1")
+    return fig
+
+
+@rc_context(STYLE)
 def gallery(volumes: Sequence, titles: Sequence[str] | None = None, ncols: int = 6) -> Picture:
     """Show the maximum projections of many (z, y, x) volumes as tiles, each with its own contrast."""
     images = [as_volume(v).max(0) for v in volumes if np.size(v)]

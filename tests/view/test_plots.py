@@ -45,7 +45,8 @@ def test_pictures_of_nothing():
                plots.histogram({}, "x"), plots.histogram({"a": []}, "x"), plots.curves(LOG[:0], "step", ["dino"]),
                plots.curves(LOG, "step", ["absent"]), plots.bars(pd.DataFrame()), plots.scatter([], []),
                plots.timeline(EVENTS[:0]), plots.timeline(EVENTS[:0], EVENTS[:0]),
-               plots.rgb_volume(np.zeros((0, 1, 1, 3)), SPACING)]  # fmt: skip
+               plots.rgb_volume(np.zeros((0, 1, 1, 3)), SPACING),
+               plots.rgb_planes([], [], SPACING)]  # fmt: skip
     for figure in nothing:
         draws(figure)
 
