@@ -40,7 +40,7 @@ def as_it_is():
 class Names(nn.Module):
     """An encoder that says which sample a view is of: each sample is a constant, its number."""
 
-    def forward(self, x, mask=None):
+    def forward(self, x, mask=None, saliency=True):
         who = x.mean(dim=(1, 2, 3, 4)).round().long()
         cls = 50.0 * F.one_hot(who, CONFIG.width)
         grid = tuple(-(-n // p) for n, p in zip(x.shape[2:], CONFIG.patch, strict=True))
