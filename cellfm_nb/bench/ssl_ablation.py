@@ -31,6 +31,7 @@ from cellfm_nb.bench.ssl_variants import VARIANTS, Variant
 from cellfm_nb.encoder import Encoder
 from cellfm_nb.pretrain import PretrainSettings, pretrain
 from cellfm_nb.pretrain.health import Collapsed
+from cellfm_nb.provenance import code_digest
 from cellfm_nb.score.features import linear_probe
 
 SEEDS = ssl_data.LEARNED_ON
@@ -58,7 +59,7 @@ def kept(name: str, seed: int) -> dict[str, float]:
     folder, variant = os.environ.get("CELLFM_BENCH_CACHE"), VARIANTS[name]
     if not folder:
         return run(variant, seed)
-    facts = [name, seed, asdict(replace(BASE, **variant.config)), asdict(replace(SETTINGS, **variant.settings))]
+    facts = [code_digest(__name__), name, seed, variant.data, asdict(replace(BASE, **variant.config)), asdict(replace(SETTINGS, **variant.settings))]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     path = Path(folder) / f"{name.replace(' ', '-').replace(',', '')}-{seed}-{digest}.json"
     if not path.exists():

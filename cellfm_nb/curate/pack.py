@@ -94,6 +94,6 @@ def fitting_crop(shape: Sequence[int], crop_shape: Sequence[int], smallest: Sequ
     fitting = tuple(int(min(c, n // m * m)) for c, n, m in zip(crop_shape, shape, multiple, strict=True))
     if any(f < s for f, s in zip(fitting, smallest, strict=True)):
         raise InputError("The movie is smaller than a crop.", got=f"{tuple(map(int, shape))} voxels (z, y, x)",
-                         expected=f"at least {tuple(map(int, smallest))}", do="Use a larger field of view, or choose "
-                         "smaller crops and views (crop_shape here, global_shape in notebook 03).")
+                         expected=f"at least {tuple(map(int, smallest))}", do="Use a larger field of view, or train "
+                         "with smaller views (PretrainSettings.global_shape).")
     return fitting

@@ -21,7 +21,8 @@ def model_card(name: str, card: Mapping[str, Any]) -> str:
                       f"parameters, one descriptor of {config['width']} numbers for each patch of "
                       f"{' x '.join(map(str, config['patch']))} voxels (z, y, x). It reads volumes with background "
                       f"noise of standard deviation 1, on voxels of {z:g} x {y:g} x {x:g} um.",
-        "How to read it": f"`Encoder.from_pretrained({name!r})` checks the sha256 and returns it in eval mode.\n\n"
+        "How to read it": "`Encoder.from_pretrained(...)` of this folder checks the sha256 and returns it in eval "
+                          "mode.\n\n"
                           f"encoder.safetensors: {card['bytes'] / 1e6:.2f} MB, {card['dtype']}, sha256 "
                           f"`{card['sha256']}`",
         "What it was trained on": _lines(data) if data else "Not recorded.",

@@ -31,7 +31,7 @@ def save_checkpoint(folder: str | Path, step: int, tensors: dict[str, Tensor], r
     (part / "state.json").write_text(json.dumps(card) + "\n")
     shutil.rmtree(final, ignore_errors=True)
     os.replace(part, final)
-    for old in folder.iterdir():
+    for old in (*folder.glob("step-*"), *folder.glob(".part-*")):  # what else lies there is not ours
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
 

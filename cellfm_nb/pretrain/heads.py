@@ -64,7 +64,7 @@ class DenoiseHead(nn.Module):
                  side: int = 4) -> None:
         super().__init__()
         self.patch = patch
-        self.pool = tuple(p // side if p % side == 0 else 1 for p in patch)
+        self.pool = tuple(next(q for q in range(1, p + 1) if p % q == 0 and p // q <= side) for p in patch)
         blob = blob_filters(1, filter_size(spacing_um), spacing_um, sigmas_um=(0.12, 0.25))
         # the filter and the average over a cell are one kernel, laid at every cell: a tenth of the work of one by one
         cell = torch.full((1, 1, *self.pool), 1 / math.prod(self.pool))

@@ -28,8 +28,10 @@ def rankme(features: Tensor) -> float:
     a constant offset is not information.
     """
     x = features.double() - features.double().mean(dim=0)
+    if not torch.isfinite(x).all():
+        return 1.0
     s = torch.linalg.eigvalsh(x.T @ x).clamp(min=0).sqrt()
-    if not torch.isfinite(s).all() or s.sum() <= 1e-12:
+    if s.sum() <= 1e-12:
         return 1.0
     p = s / s.sum()
     return float(torch.exp(-torch.special.xlogy(p, p).sum()))

@@ -102,7 +102,9 @@ class Trainer:
             for kind in ("cls", "patch"):
                 model.student.head(kind).prototypes.grad = None
         grad_norm = torch.nn.utils.clip_grad_norm_(trained, s.clip)
-        if np.isfinite(row["loss"]):  # the mean over ranks: all of them step, or none
+        if not torch.isfinite(grad_norm):  # a finite loss can have infinite gradients
+            row["loss"] = float("nan")
+        if np.isfinite(row["loss"]):  # means over ranks: all of them step, or none
             self.optimiser.step()
             model.follow(now.ema)
         return {"lr": now.lr} | row | {"grad_norm": float(grad_norm)} | self.measure(step, seen, last)
@@ -160,7 +162,9 @@ class Trainer:
 
     def fingerprint(self) -> str:
         """Return a digest of all that fixes the run: crops, encoder, settings, seed."""
-        facts = [asdict(self.config), asdict(self.s), self.seed, len(self.crops), self.crops.shape, self.crops.digest()]
+        watching = ("checkpoint_every", "health_every", "probe_every", "patience")  # change no weight
+        settings = {name: value for name, value in asdict(self.s).items() if name not in watching}
+        facts = [asdict(self.config), settings, self.seed, len(self.crops), self.crops.shape, self.crops.digest()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def state(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Volumes with truth that no training sees: what two probes read from an encoder's tokens there, while it learns."""
+"""Volumes whose truth no training sees: what two probes read from an encoder's tokens there, while it learns."""
 
 from __future__ import annotations
 

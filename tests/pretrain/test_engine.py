@@ -325,3 +325,26 @@ def test_it_tells_eight_volumes_apart():  # T5
     _, log = pretrain(spots(), CONFIG, s, seed=1)
     assert log["dino"].iloc[-10:].mean() < 0.8 * np.log(s.prototypes) < 0.8 * log["dino"].iloc[0]
     assert log["rankme"].min() > 0.4 * CONFIG.width  # the reference asks for .5; here .44 to .46 over three seeds
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_before_any_step(tmp_path, monkeypatch):
+    model = {}
+    start = Trainer.__init__
+    monkeypatch.setattr(Trainer, "__init__", lambda self, *a: (start(self, *a), model.update(now=self))[0])
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: torch.tensor(float("inf")))
+    with pytest.raises(FloatingPointError):
+        pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path)
+    assert same(model["now"].model.student.encoder, Encoder(CONFIG, seed=1)) and not list(tmp_path.glob("step-*"))
+
+
+def test_a_checkpoint_leaves_alone_what_is_not_its_own(tmp_path):
+    (tmp_path / "my_data").mkdir()
+    pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"my_data", "step-00000006"}
+
+
+def test_how_often_one_looks_does_not_make_another_run(tmp_path):
+    pretrain(spots(), CONFIG, S, seed=1, checkpoint_dir=tmp_path, until=2)
+    watched = replace(S, health_every=1, patience=9, probe_every=3, checkpoint_every=5)
+    assert same(pretrain(spots(), CONFIG, watched, seed=1, checkpoint_dir=tmp_path)[0],
+                pretrain(spots(), CONFIG, S, seed=1)[0])

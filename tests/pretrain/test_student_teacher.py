@@ -92,7 +92,7 @@ def test_head_gives_cosines_of_a_standardised_batch():
     assert rows.mean(0).abs().max() < 1e-6 and (rows.std(0, correction=0) - 1).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("patch", [(4, 8, 8), (8, 8, 8), (2, 7, 7)])
+@pytest.mark.parametrize("patch", [(4, 8, 8), (8, 8, 8), (2, 7, 7), (14, 14, 6)])
 def test_denoising_cells_stand_in_token_order(patch):
     head = DenoiseHead(32, patch, (0.25, 0.1, 0.1), torch_rng(0, "head"))
     x = torch.randn(2, 1, *(2 * p for p in patch), generator=torch_rng(0, "x"))
