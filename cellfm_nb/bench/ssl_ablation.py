@@ -59,7 +59,8 @@ def kept(name: str, seed: int) -> dict[str, float]:
     folder, variant = os.environ.get("CELLFM_BENCH_CACHE"), VARIANTS[name]
     if not folder:
         return run(variant, seed)
-    facts = [code_digest(__name__), name, seed, variant.data, asdict(replace(BASE, **variant.config)), asdict(replace(SETTINGS, **variant.settings))]
+    facts = [code_digest(__name__), name, seed, variant.data,
+             asdict(replace(BASE, **variant.config)), asdict(replace(SETTINGS, **variant.settings))]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     path = Path(folder) / f"{name.replace(' ', '-').replace(',', '')}-{seed}-{digest}.json"
     if not path.exists():
