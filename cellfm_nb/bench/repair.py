@@ -2,7 +2,8 @@
 
 Three encoders are trained for a minute on simulated movies; each gets defects in several places, strengths and blocks.
 Ours is the repair that a run makes (`repair.repair`: the alarm, then the clip); the figure of a case is the worst over
-encoders. The published recipe, trained relative singular values and registers stand beside it, with the same volumes.
+encoders. The published recipe (cut at 60 steps), trained relative singular values and registers stand beside it, with
+the same volumes.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from cellfm_nb.repair.directions import (
     aligned,
     cumulative_directions,
     leading_direction,
-    output_gap,
     own_direction,
     published_flag,
 )
@@ -23,6 +22,6 @@ from cellfm_nb.repair.write import write_repair
 __all__ = ["GAUSSIAN_3D", "PUBLISHED", "RELATIVE", "SQUARE_2D", "WAYS", "Recipe", "activation_slope", "aligned",
            "anomaly_map", "clip_spectrum", "compare", "cumulative", "cumulative_directions", "detect", "fold_back",
            "gaps", "interior", "leading_direction", "linearise", "neighbour_loss", "neighbour_target",
-           "outlier_tokens", "output_gap", "own_direction", "plant_defect", "published_flag", "register_neurons",
+           "outlier_tokens", "own_direction", "plant_defect", "published_flag", "register_neurons",
            "repair", "reparametrise", "test_time_registers", "trace", "train_singular_values", "trainable_share",
            "write_repair", "zero_registers"]

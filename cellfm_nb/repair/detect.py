@@ -35,7 +35,7 @@ def block_inputs(encoder: Encoder, volume: np.ndarray) -> tuple[list[Tensor], Te
     seen, training = [], encoder.training
     hooks = [block.register_forward_hook(lambda _, given, out: seen.append((*given, out))) for block in encoder.blocks]
     try:
-        x = torch.from_numpy(np.asarray(volume, np.float32)).to(next(encoder.parameters()).device)
+        x = torch.from_numpy(np.asarray(volume, np.float32)).to(next(encoder.parameters()))
         grid = encoder.eval()(x[None, None]).grid
     finally:
         encoder.train(training)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cellfm_nb.repair.linearise import cumulative, mlp_path, value_path
-from cellfm_nb.repair.spectrum import singular_values, weights_of
+from cellfm_nb.repair.spectrum import singular_values
 from cellfm_nb.seeds import torch_rng
 
 if TYPE_CHECKING:
@@ -60,12 +60,6 @@ def own_direction(block: Block) -> Tensor:
 def cumulative_directions(encoder: Encoder) -> list[Tensor]:
     """Return the published defect direction (D,) of each block: that of the product of all blocks up to it."""
     return [leading_direction(matrix)[0] for matrix in cumulative(encoder.blocks)]
-
-
-def output_gap(block: Block) -> float:
-    """Return s1 / s2 of the attention's output projection: near 1 when healthy (at most 3 was seen)."""
-    values = singular_values(next(w for w in weights_of(block) if w.name == "output").matrix())
-    return float(values[0] / values[1].clamp_min(1e-30))
 
 
 def aligned(tokens: Tensor, direction: Tensor, cosine: float = 0.5) -> Tensor:

@@ -147,5 +147,8 @@ def check_encoder(encoder: Encoder) -> None:
                              expected="norm1, attention.qkv and .proj, gamma1, norm2, mlp.fc1 and .fc2, gamma2",
                              do="repair encoders of cellfm_nb.encoder") from error
     for name, tensor in encoder.state_dict().items():
+        if tensor.dtype in (torch.bfloat16, torch.float16):
+            raise InputError("spectra can't be taken in half precision", where=name, got=str(tensor.dtype),
+                             expected="float32 weights", do="convert it: encoder.float()")
         if not torch.isfinite(tensor).all():
             raise InputError("the encoder has weights that are not finite", where=name, do="train it again")

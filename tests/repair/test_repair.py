@@ -28,6 +28,7 @@ from cellfm_nb.repair import (
     train_singular_values,
     write_repair,
 )
+from cellfm_nb.repair.write import middle
 
 
 def equal(a, b):
@@ -168,3 +169,27 @@ def test_writer(encoder, volume, tmp_path):
         same = (out / "encoder.safetensors").read_bytes() == (tmp_path / name / "encoder.safetensors").read_bytes()
         assert {"block", "gap", "growth", "flagged", "alarm"} <= set(table) and card["trained_on"]["steps"] == 3
         assert same == (name == "healthy") and (card["trained_on"]["repaired"] == {}) == (name == "healthy")
+
+
+def test_large_frames_are_cut_to_their_middle():
+    volume = np.arange(9 * 40 * 40).reshape(9, 40, 40)
+    assert middle(volume, (4, 8, 8)) is not None and middle(volume, (4, 8, 8)).shape == volume.shape
+    cut = middle(volume, (4, 8, 8), tokens=30)  # of 3 x 5 x 5
+    assert cut.shape == (9, 24, 24) and cut[0, 0, 0] == volume[0, 8, 8]
+
+
+def test_what_was_found_lies_beside_the_parameters(encoder):
+    eps = [torch.nn.Parameter(torch.zeros(2, device="meta"))]  # NCCL reduces nothing that lies on the CPU
+    assert train.DefectLoss(encoder, RELATIVE, {}, eps)([])[1].device.type == "meta"
+
+
+def test_half_precision_is_refused(encoder, volume):
+    with pytest.raises(InputError, match="half precision"):
+        detect(copy.deepcopy(encoder).bfloat16(), [volume])
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 48, 40), (8, 16, 16)])
+def test_few_tokens_are_enough(encoder, volume, shape):
+    piece = volume[tuple(slice(n) for n in shape)]
+    for recipe in (RELATIVE, replace(PUBLISHED, max_steps=2)):
+        assert len(repair(encoder, [piece], train=recipe)[1]) == len(encoder.blocks)
