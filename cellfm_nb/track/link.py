@@ -44,7 +44,7 @@ class Linking:
 
     def scale_table(self) -> pd.DataFrame:
         """Return the scales a person asks for: quantity, value, unit."""
-        return scale_table(self.scales, self.dt_s)
+        return scale_table(self.scales, self.dt_s, moving_axes(self.tracks))
 
 
 def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], dt_s: float, *,
@@ -75,7 +75,8 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
 
     Raises
     ------
-    InputError: missing columns, positions that are not finite, bad spacing, time step, gap or identity.
+    InputError: missing columns; positions, masses or descriptors that are not finite, frames that are not whole; bad
+    spacing, time step, gap, identity or window; scales of another gap or identity.
     """
     objects = check_objects(objects, spacing_um, dt_s, max_gap_frames, identity)
     if objects["frame"].nunique() < 2:
@@ -85,6 +86,12 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
     if window_frames is not None and window_frames < 2:
         raise InputError("Bad window.", where="window_frames", got=window_frames, expected="None, or at least 2",
                          do="A few tens of frames make a good window.")
+    expected = (max_gap_frames + 1, features.shape[1])
+    if scales is not None and (len(scales.gap), len(scales.noise)) != expected:
+        raise InputError("These scales are of another linking.", where="scales",
+                         got=f"max_gap_frames {len(scales.gap) - 1}, {len(scales.noise)} identities",
+                         expected=f"max_gap_frames {max_gap_frames}, {expected[1]} identities",
+                         do="Link with the gap and the identity the scales were estimated with.")
     joined = join_objects(objects[POSITION].to_numpy(float), objects["frame"].to_numpy(int), features, relative,
                           np.asarray(spacing_um, float), max_gap_frames, SWEEPS, events, window_frames, scales)
     ids = joined.chain_ids()
@@ -136,6 +143,12 @@ def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float],
     if identity not in IDENTITIES:
         raise InputError("Unknown identity.", where="identity", got=repr(identity), expected=", ".join(IDENTITIES),
                          do="Choose one of them.")
+    frame = objects["frame"].to_numpy(float)
+    bad = ~np.isfinite(frame) | (frame != np.rint(frame))
+    if bad.any():
+        raise InputError("Some frames are no whole numbers.", where=f"objects, row {int(np.flatnonzero(bad)[0])}",
+                         got=frame[bad][0], expected="0, 1, 2, ...", do="Number the frames, or drop these rows.")
+    objects = objects.assign(frame=frame.astype(int))
     return objects.sort_values(["frame", "x_um", "y_um", "z_um"], kind="stable").reset_index(drop=True)
 
 
@@ -143,7 +156,8 @@ def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray,
     """Return what tells objects apart, (n, k) log mass and descriptors, and its variance up to a factor, (n, k)."""
     columns, variances = [np.zeros((len(objects), 0))], [np.zeros((len(objects), 0))]
     mass = objects["mass"].to_numpy(float) if "mass" in objects else np.array([])
-    if identity != "none" and (mass > 0).any() and np.isfinite(mass).all():
+    if identity != "none" and (mass > 0).any():
+        _refuse_gaps(mass[:, None], ["mass"])
         middle = np.median(mass[mass > 0])
         sd = objects["mass_sd"].to_numpy(float) if "mass_sd" in objects else np.full(len(mass), np.nan)
         known = np.isfinite(sd) & (sd > 0)
@@ -154,9 +168,19 @@ def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray,
     if identity == "descriptor":
         names = [c for c in objects if c[0] == "d" and c[1:].isdigit()]
         values = objects[names].to_numpy(float)
+        _refuse_gaps(values, names)
         columns.append((values - values.mean(0)) / (values.std(0) + 1e-12))
         variances.append(np.ones_like(values))
     return np.concatenate(columns, axis=1), np.concatenate(variances, axis=1)
+
+
+def _refuse_gaps(values: np.ndarray, names: list[str]) -> None:
+    """Raise InputError where a cue of identity lacks a number: one nan would silence it for the whole movie."""
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        raise InputError("Some identities are not finite.", where=f"objects, column {names[bad[0, 1]]}",
+                         got=f"{len(np.unique(bad[:, 0]))} rows with nan or inf", expected="a number in each row",
+                         do="Drop these rows, or link with identity none.")
 
 
 def track_table(objects: pd.DataFrame, ids: np.ndarray, spacing_um: tuple[float, float, float], dt_s: float,
@@ -191,15 +215,25 @@ def event_table(events: list, objects: pd.DataFrame, ids: np.ndarray) -> pd.Data
     return table
 
 
-def scale_table(s: Scales | None, dt_s: float) -> pd.DataFrame:
-    """Return the scales a person asks for: quantity, value, unit; empty without scales."""
+def moving_axes(tracks: pd.DataFrame) -> np.ndarray:
+    """Return which of z, y, x vary, (3,) bool: a movie of flat images moves in two dimensions, not three."""
+    x = tracks[POSITION].to_numpy(float)
+    return np.ptp(x, axis=0) > 0 if len(x) else np.ones(3, bool)
+
+
+def scale_table(s: Scales | None, dt_s: float, axes: np.ndarray | None = None) -> pd.DataFrame:
+    """Return the scales a person asks for: quantity, value, unit; empty without scales.
+
+    The diffusion coefficient is that of the Brownian step along the axes that vary (`moving_axes`; None: all), so it
+    contains the localisation noise: an upper bound. `diffusion` tells the two apart.
+    """
     columns = ["quantity", "value", "unit"]
     if s is None:
         return pd.DataFrame(columns=columns)
-    share, stay = s.stationary, np.diag(s.switch)
+    share, stay, some = s.stationary, np.diag(s.switch), s.step_um2 if axes is None else s.step_um2[axes]
     rows = [
         ("Brownian step, rms", np.sqrt(s.step_um2.sum()), "um per frame"),
-        ("diffusion coefficient", s.step_um2.mean() / (2 * dt_s), "um^2/s"),
+        ("diffusion coefficient", some.mean() / (2 * dt_s) if len(some) else 0.0, "um^2/s"),
         ("directed speed, rms", np.sqrt(s.velocity_um2.sum()) / dt_s, "um/s"),
         ("directed steps", 100 * share[1], "%"),
         ("directed run, mean", dt_s / max(1 - stay[1], 1e-9), "s"),

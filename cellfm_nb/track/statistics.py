@@ -9,7 +9,7 @@ from scipy.optimize import curve_fit
 from cellfm_nb.seeds import rng
 from cellfm_nb.track.chains import Chains
 from cellfm_nb.track.cost import common_slope
-from cellfm_nb.track.link import POSITION
+from cellfm_nb.track.link import POSITION, moving_axes
 from cellfm_nb.track.motion import Scales, log_link_motion
 
 RESAMPLES = 60        # of tracks, for an error
@@ -57,13 +57,17 @@ def squared_displacements(tracks: pd.DataFrame, max_lag: int) -> tuple[np.ndarra
     return np.concatenate(total), np.concatenate(count)
 
 
-def diffusion(tracks: pd.DataFrame, dt_s: float, max_lag: int = 8, dimensions: int = 3, seed: int = 0) -> pd.Series:
+def diffusion(tracks: pd.DataFrame, dt_s: float, max_lag: int = 8, dimensions: int | None = None,
+              seed: int = 0) -> pd.Series:
     """Fit MSD = 2 d D lag^alpha + 2 d s^2 to the tracks, s being how badly a position is known along an axis.
+
+    dimensions: d; None: the axes along which positions vary.
 
     Returns: D (um^2/s^alpha), alpha (1 Brownian, 2 directed, below 1 confined) and s (um), each with the standard
     error over resampled tracks, points of one curve being anything but independent. nan with fewer than 3 lags.
     Without s, alpha would come out too low (Michalet 2010).
     """
+    dimensions = max(int(moving_axes(tracks).sum()), 1) if dimensions is None else dimensions
     total, count = squared_displacements(tracks, max_lag)
     lag = dt_s * np.arange(1, max_lag + 1)
     good = (count > 0).sum(0) > 1
@@ -105,6 +109,8 @@ def directed_runs(tracks: pd.DataFrame, scales: Scales, dt_s: float) -> pd.DataF
     columns = ["track_id", "frame", "duration_s", "length_um", "speed_um_s"]
     if t["frame"].nunique() < 2:
         return pd.DataFrame(columns=columns)
+    nobody = np.zeros(0)                                             # motion alone, whatever the links were told by
+    scales = scales.with_(identity_mean=nobody, identity_var=nobody, noise=nobody, walk=nobody)
     x, frame, none = t[POSITION].to_numpy(float), t["frame"].to_numpy(int), np.zeros((len(t), 0))
     chains = Chains(x, frame, none, none, np.ones(3), len(scales.gap) - 1, scales)
     before = t.groupby("track_id").cumcount().to_numpy() > 0
@@ -156,7 +162,7 @@ def bleaching(tracks: pd.DataFrame, dt_s: float, seed: int = 0) -> tuple[float, 
 def motion_table(tracks: pd.DataFrame, scales: Scales, dt_s: float) -> pd.DataFrame:
     """Return what a biologist asks of a movie's motion: quantity, value, error, unit."""
     each, fit, runs = track_statistics(tracks, dt_s), diffusion(tracks, dt_s), directed_runs(tracks, scales, dt_s)
-    speed, links = each["speed_um_s"].dropna(), len(tracks) - tracks["track_id"].nunique()
+    speed, linked_s = each["speed_um_s"].dropna(), float(each["duration_s"].sum())
 
     def mean(x: pd.Series) -> tuple[float, float]:
         return (float(x.mean()), float(x.std() / np.sqrt(len(x)))) if len(x) > 1 else (np.nan, np.nan)
@@ -165,7 +171,7 @@ def motion_table(tracks: pd.DataFrame, scales: Scales, dt_s: float) -> pd.DataFr
             ("diffusion coefficient", fit["diffusion"], fit["diffusion_error"], "um^2/s^alpha"),
             ("anomalous exponent alpha", fit["alpha"], fit["alpha_error"], ""),
             ("localisation error", fit["localisation"], fit["localisation_error"], "um"),
-            ("steps in directed runs", 100 * runs["duration_s"].sum() / max(links * dt_s, 1e-12), np.nan, "%"),
+            ("time in directed runs", 100 * runs["duration_s"].sum() / linked_s if linked_s else 0.0, np.nan, "%"),
             ("directed run, duration", *mean(runs["duration_s"]), "s"),
             ("directed run, speed", *mean(runs["speed_um_s"]), "um/s"),
             ("dwell of a track", *dwell(tracks, dt_s), "s"), ("bleaching time", *bleaching(tracks, dt_s), "s")]

@@ -1,6 +1,6 @@
 """Link a movie whole, or, when it is long, window by window with scales in common: time and memory stay bounded.
 
-The scales are estimated on the window in the middle. Each window is then linked with `HALO` more frames on either
+The scales are estimated on the window with most objects. Each window is then linked with `HALO` more frames on either
 side, of which the links are thrown away: what is that far off no longer changes a link.
 """
 
@@ -57,8 +57,8 @@ def join_objects(x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relativ
         whole = chains(first, first + n_frames, None)[1]
         return Joined(whole.pred, whole.confidence, whole.events, whole.scales)
     if scales is None:
-        middle = first + max((n_frames - window) // 2, 0)
-        sample = chains(middle, middle + window, None)[1]
+        full = fullest(frame - first, window) + first
+        sample = chains(full, full + window, None)[1]
         scales, shift = sample.scales, sample.scales.bleach * (sample.first - first)
         if identity.shape[1]:                                        # its masses were as in its own first frame
             mean = scales.identity_mean.copy()
@@ -67,10 +67,18 @@ def join_objects(x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relativ
     joined = Joined(np.full(len(x), -1), np.full(len(x), np.nan), [], scales)
     followed = np.zeros(len(x), bool)
     for t in range(first, first + n_frames, window):
-        at, part = chains(max(t - HALO, first), min(t + window + HALO, first + n_frames), scales)
-        if len(at):
+        if np.ptp(np.searchsorted(frame, [t, t + window])):          # an empty window has nothing to link
+            at, part = chains(max(t - HALO, first), min(t + window + HALO, first + n_frames), scales)
             _take(joined, followed, at, part, t, t + window)
     return joined
+
+
+def fullest(frame: np.ndarray, window: int) -> int:
+    """Return the start of the window of most objects, of equals the one nearest the middle; frame (n,) from 0."""
+    total = np.concatenate([[0], np.cumsum(np.bincount(frame))])
+    held = total[window:] - total[:-window]
+    best = np.flatnonzero(held == held.max())
+    return int(best[np.argmin(np.abs(best - (len(held) - 1) / 2))])
 
 
 def _take(joined: Joined, followed: np.ndarray, at: np.ndarray, part: Chains, t0: int, t1: int) -> None:

@@ -214,3 +214,27 @@ def test_bad_tables_are_refused() -> None:
     objects.loc[2, "y_um"] = np.nan
     with pytest.raises(InputError, match="not finite"):
         link_objects(objects, SPACING, 2.0)
+
+
+@pytest.mark.parametrize(("column", "identity"), [("mass", "mass"), ("mass", "descriptor"), ("d0", "descriptor")])
+def test_an_identity_that_is_not_finite_is_refused(column: str, identity: str) -> None:
+    objects = table(brownian(5, 4, seed=15)).assign(d0=1.0)
+    objects.loc[3, column] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        link_objects(objects, SPACING, 2.0, identity=identity)
+    assert len(link_objects(objects, SPACING, 2.0, identity="none").tracks) == 20
+
+
+def test_scales_of_another_linking_are_refused(scene: tuple) -> None:
+    scales = link_objects(scene[1], SPACING, 2.0, events=False).scales
+    for other in (dict(max_gap_frames=2), dict(max_gap_frames=6), dict(identity="none")):
+        with pytest.raises(InputError, match="another linking"):
+            link_objects(scene[1], SPACING, 2.0, scales=scales, **other)
+
+
+def test_frames_are_whole_numbers() -> None:
+    objects = table(brownian(5, 4, seed=16))
+    assert link_objects(objects.astype({"frame": float}), SPACING, 2.0).tracks["frame"].dtype == int
+    for bad in (2.5, np.nan, np.inf):
+        with pytest.raises(InputError, match="whole numbers"):
+            link_objects(objects.assign(frame=objects["frame"].where(objects.index != 3, bad)), SPACING, 2.0)

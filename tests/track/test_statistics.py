@@ -108,3 +108,30 @@ def test_tracks_of_one_row_give_no_motion() -> None:
     assert len(mean_squared_displacement(single, 2.0)) == 0
     assert np.isnan(diffusion(single, 2.0)["alpha"])
     assert track_statistics(single, 2.0)["speed_um_s"].isna().all()
+
+
+def test_a_flat_movie_diffuses_in_two_dimensions() -> None:
+    """z constant: D is that of y and x (control: counted over three axes it is a third too low)."""
+    flat = paths("brownian").assign(z_um=1.0)
+    assert diffusion(flat, 2.0)["diffusion"] == pytest.approx(0.02, rel=0.1)
+    assert diffusion(flat, 2.0, dimensions=3)["diffusion"] < 0.015
+    generator = rng(6, "test", "flat")
+    apart = 8.0 * np.stack([np.zeros(200), *np.divmod(np.arange(200), 15)], 1)[flat["track_id"]]
+    apart = flat[[*POSITION, "frame"]].assign(**{c: flat[c] + apart[:, k] for k, c in enumerate(POSITION)})
+    apart = apart[generator.uniform(size=len(apart)) < 0.98]
+    linking = link_objects(apart, SPACING, 2.0, identity="none")
+    assert linking.scale_table().set_index("quantity")["value"]["diffusion coefficient"] == pytest.approx(0.02, rel=0.1)
+
+
+def test_time_in_runs_is_a_share_of_the_linked_time(scene: tuple) -> None:
+    """Tracks that always run, every third frame unseen: 100% and never more."""
+    scales = link_objects(scene[1], SPACING, 2.0).scales.with_(step_um2=np.full(3, 1e-4), velocity_um2=np.full(3, 0.1))
+    tracks = paths("directed", n=40).assign(mass=1.0)
+    got = motion_table(tracks[tracks["frame"] % 3 > 0], scales, 2.0).set_index("quantity")["value"]
+    assert 90 < got["time in directed runs"] <= 100 + 1e-9
+
+
+def test_motion_of_tracks_linked_by_descriptor(scene: tuple) -> None:
+    objects = scene[1].assign(d0=scene[1]["true_id"] % 5, d1=scene[1]["true_id"] % 3)
+    linking = link_objects(objects, SPACING, 2.0, identity="descriptor", events=False)
+    assert np.isfinite(motion_table(linking.tracks, linking.scales, 2.0)["value"]).all()

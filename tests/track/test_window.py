@@ -9,7 +9,7 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.simulate import SceneConfig, simulate_tracks
 from cellfm_nb.track import link_objects
 from cellfm_nb.track.chains import Chains
-from cellfm_nb.track.window import HALO
+from cellfm_nb.track.window import HALO, fullest
 
 from .conftest import SPACING, detections, link_set
 
@@ -53,3 +53,16 @@ def test_no_window_holds_more_than_its_frames(long_scene: tuple, monkeypatch: py
 def test_bad_windows_are_refused(long_scene: tuple) -> None:
     with pytest.raises(InputError, match="window"):
         link_objects(long_scene[1], SPACING, 2.0, window_frames=1)
+
+
+def test_windows_without_objects_are_skipped(long_scene: tuple) -> None:
+    """Nothing but frames 0 to 9 and 120 to 129: the middle of the movie, and windows of it, are empty."""
+    objects = long_scene[1][long_scene[1]["frame"] < 20]
+    objects = objects.assign(frame=objects["frame"] + 110 * (objects["frame"] >= 10))
+    linking = link_objects(objects, SPACING, 2.0, window_frames=10)
+    assert len(linking.tracks) == len(objects) and linking.tracks["track_id"].nunique() < len(objects) / 4
+
+
+def test_the_fullest_window_tells_the_scales() -> None:
+    assert fullest(np.array([0, 0, 5, 6, 6, 9]), 2) == 5
+    assert fullest(np.repeat(np.arange(11), 3), 3) == 4                # all alike: the middle
