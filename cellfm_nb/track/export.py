@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellfm_nb.errors import InputError
 from cellfm_nb.track.link import POSITION
 
 CARRIES = pd.DataFrame(
@@ -40,8 +41,14 @@ def read_events(path: Path) -> pd.DataFrame:
 
 
 def edge_table(tracks: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
-    """Return every edge between rows of `tracks` (sorted by track, frame): source, target, kind 0..2, score."""
-    ids = tracks["track_id"].to_numpy()
+    """Return every edge between rows of `tracks` (sorted by track, frame): source, target, kind 0..2, score.
+
+    Raises InputError: rows in another order, or events of tracks that are not there.
+    """
+    ids, frame = tracks["track_id"].to_numpy(), tracks["frame"].to_numpy()
+    if ((ids[1:] < ids[:-1]) | ((ids[1:] == ids[:-1]) & (frame[1:] <= frame[:-1]))).any():
+        raise InputError("The tracks are not in order.", where="tracks", got="rows not sorted by track_id and frame",
+                         expected="the order link_objects gives", do="Sort by track_id and frame, reset the index.")
     same = np.flatnonzero(ids[1:] == ids[:-1])
     score = tracks["score"].to_numpy(float)
     rows = [pd.DataFrame({"source": same, "target": same + 1, "kind": 0, "score": score[same + 1]})]
@@ -49,6 +56,11 @@ def edge_table(tracks: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
     first = dict(zip(names.tolist(), begin.tolist(), strict=True))
     last = dict(zip(names.tolist(), (begin + count - 1).tolist(), strict=True))
     for event in events.itertuples():
+        gone = {int(k) for k in f"{event.parents};{event.children}".split(";")} - set(first)
+        if gone:
+            raise InputError("An event names a track that is not there.", where=f"events, frame {event.frame}",
+                             got=f"track {min(gone)}", expected="the events of these tracks",
+                             do="Drop the events of the tracks you left out.")
         pairs = [(last[int(p)], first[int(c)]) for p in event.parents.split(";") for c in event.children.split(";")]
         rows.append(pd.DataFrame(pairs, columns=["source", "target"]).assign(kind=EDGE_KINDS.index(event.kind),
                                                                              score=event.score))

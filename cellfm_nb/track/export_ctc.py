@@ -20,7 +20,8 @@ def write_ctc(folder: Path, tracks: pd.DataFrame, labels: Any, n_frames: int, sh
     """Write maskTTT.tif (uint16, z y x) and res_track.txt (lines: label, first frame, last frame, parent).
 
     Parameters: labels, a Movie or array whose frame t holds the objects' labels, or None: each object is then one
-    voxel; n_frames and shape (z, y, x) voxels. pieces.csv says which of our tracks each label is.
+    voxel, the nearest free one where two meet; n_frames and shape (z, y, x) voxels. pieces.csv says which of our
+    tracks each label is.
     Raises InputError when there are more pieces than uint16 can number.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,10 +51,25 @@ def _paint(here: pd.DataFrame, labels: Any, t: int, shape: tuple[int, int, int])
     if labels is None:
         mask = np.zeros(shape, np.uint16)
         voxel = np.clip(np.rint(here[["z", "y", "x"]].to_numpy(float)).astype(int), 0, np.array(shape) - 1)
-        mask[tuple(voxel.T)] = here["piece"]
+        piece, own = here["piece"].to_numpy(), np.zeros(len(here), bool)
+        own[np.unique(voxel, axis=0, return_index=True)[1]] = True
+        mask[tuple(voxel[own].T)] = piece[own]
+        for at, number in zip(voxel[~own], piece[~own], strict=True):   # two in one voxel: the format allows none
+            mask[_free(mask, at)] = number
         return mask
     frame = np.asarray(labels.frame(t) if hasattr(labels, "frame") else labels[t])
     number = np.zeros(int(max(frame.max(initial=0), here["label"].max() if len(here) else 0)) + 1, np.uint16)
     number[here["label"].to_numpy(int)] = here["piece"]
     number[0] = 0
     return number[frame]
+
+
+def _free(mask: np.ndarray, at: np.ndarray) -> tuple[int, ...]:
+    """Return the free voxel nearest to `at`, sought in growing cubes around it."""
+    for reach in range(1, max(mask.shape) + 1):
+        low = np.maximum(at - reach, 0)
+        free = low + np.argwhere(mask[tuple(slice(a, b) for a, b in zip(low, at + reach + 1, strict=True))] == 0)
+        if len(free):
+            return tuple(free[((free - at) ** 2).sum(1).argmin()].tolist())
+    raise InputError("More objects than voxels.", where="track/ctc", got=f"shape {mask.shape}",
+                     expected="a voxel for each object", do="Give labels, or use track/tracks.geff.")

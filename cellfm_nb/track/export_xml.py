@@ -92,10 +92,17 @@ def write_ptc(path: Path, tracks: pd.DataFrame, scenario: str = "", snr: str = "
 def read_ptc(path: Path, spacing_um: tuple[float, float, float], dt_s: float) -> pd.DataFrame:
     """Read the challenge's XML, ours or anybody's: track_id, frame, t_s, z, y, x (voxels), z_um, y_um, x_um.
 
-    Raises InputError when the file holds no particle, or a detection lacks a number.
+    A contest without a particle is a movie in which nothing was found. Raises InputError when the file is no XML or
+    holds neither, or a detection lacks a number.
     """
-    particles = list(ElementTree.parse(path).getroot().iter("particle"))
-    if not particles:
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise InputError("This file is no XML.", where=str(path), got=str(error),
+                         expected="the Particle Tracking Challenge's XML",
+                         do="Give the file with the tracks.") from None
+    particles = list(root.iter("particle"))
+    if not particles and root.find(".//TrackContestISBI2012") is None:
         raise InputError("No particle in this file.", where=str(path), got="no <particle>",
                          expected="the Particle Tracking Challenge's XML", do="Give the file with the tracks.")
     try:
@@ -104,7 +111,7 @@ def read_ptc(path: Path, spacing_um: tuple[float, float, float], dt_s: float) ->
     except (TypeError, ValueError):
         raise InputError("A detection lacks a number.", where=str(path), got="t, x, y or z missing or not a number",
                          expected="t, x, y and z of each <detection>", do="Correct the file.") from None
-    table = pd.DataFrame(rows, columns=["track_id", "frame", *"zyx"])
+    table = pd.DataFrame(rows, columns=["track_id", "frame", *"zyx"]).astype({"frame": int})
     for axis, size in zip("zyx", spacing_um, strict=True):
         table[f"{axis}_um"] = table[axis] * size
     return table.assign(t_s=table["frame"] * dt_s)

@@ -221,3 +221,28 @@ def test_ctc_is_loaded_by_traccuracy(linking: Linking, tmp_path: Path) -> None:
     links = len(linking.tracks) - linking.tracks["track_id"].nunique()
     hidden = len(linking.tracks) - seen                                # objects that share a voxel with another
     assert links + splits - 2 * hidden <= graph.number_of_edges() <= links + splits
+
+
+def test_a_movie_without_objects_is_written_and_read(tmp_path: Path) -> None:
+    write_ptc(tmp_path / "ptc.xml", link_objects(pd.DataFrame(columns=["frame", "z_um", "y_um", "x_um"]), SPACING,
+                                                 2.0).tracks)
+    assert len(read_ptc(tmp_path / "ptc.xml", SPACING, 2.0)) == 0
+    (tmp_path / "bad.xml").write_text("<root><particle>")
+    with pytest.raises(InputError, match="no XML"):
+        read_ptc(tmp_path / "bad.xml", SPACING, 2.0)
+
+
+def test_objects_in_one_voxel_are_all_painted(linking: Linking, tmp_path: Path) -> None:
+    rows = linking.tracks[linking.tracks["frame"] == 0].head(6).assign(z=3.0, y=4.0, x=[5.0, 5, 5, 5, 6, 6])
+    write_ctc(tmp_path / "ctc", rows, None, 1, SHAPE)
+    assert set(np.unique(tifffile.imread(tmp_path / "ctc" / "mask000.tif"))) == set(range(7))
+    with pytest.raises(InputError, match="More objects than voxels"):
+        write_ctc(tmp_path / "full", rows, None, 1, (1, 1, 5))
+
+
+def test_edges_want_the_tracks_in_order_and_whole(linking: Linking) -> None:
+    with pytest.raises(InputError, match="not in order"):
+        edge_table(linking.tracks.sample(frac=1, random_state=0), linking.events)
+    lost = int(linking.events["children"].iloc[0].split(";")[0])
+    with pytest.raises(InputError, match="not there"):
+        edge_table(linking.tracks[linking.tracks["track_id"] != lost], linking.events)
