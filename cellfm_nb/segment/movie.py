@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import median_filter
 
+from cellfm_nb.errors import InputError
 from cellfm_nb.segment.blobs import Look, eye_norm, look, spots_table
 from cellfm_nb.segment.filters import block_mean, check_volume, expand_blocks
 from cellfm_nb.segment.fit import joint_fit, start_blobs
@@ -28,7 +29,7 @@ def detect_movie(
     frames: Iterable[np.ndarray], spacing_um: Sequence[float], sigma_um: Sequence[float], fdr: float = 0.05,
     window: int = WINDOW, margin: int = MARGIN, causal: bool = False,
 ) -> Iterator[pd.DataFrame]:
-    """Yield, frame by frame, the table of `blobs.detect`, judged with the evidence of the frames around it.
+    """Yield, frame by frame, a table as of `blobs.detect`, judged with the evidence of the frames around it.
 
     Parameters
     ----------
@@ -41,12 +42,21 @@ def detect_movie(
     Yields
     ------
     A table a frame, as of `detect`; p_value and q_value are those of the single frame, so an object that only its
-    path makes credible has a large one.
+    path makes credible has a large one. The background is the wide one of `blobs.BACKGROUNDS` in every frame, as the
+    median over time takes the rims; `detect` chooses for its frame.
+
+    Raises
+    ------
+    InputError : `window` is not more than twice `margin`, or `margin` is negative.
 
     Method: `blobs.look` proposes (what stands out, and every weaker maximum); `paths.PathFinder` finds the exclusive
     paths that motion explains; the decoys' paths say how many are false; what is accepted is fitted together. The
     typical step is measured on the movie's own sure objects: nothing is set for a movie.
     """
+    if not window > 2 * margin >= 0:
+        raise InputError("the window has no frames between its margins", where="detect_movie",
+                         got=f"window {window}, margin {margin}", expected="window > 2 * margin >= 0",
+                         do="widen the window or narrow the margin")
     spacing, psf = np.asarray(spacing_um, float), np.asarray(sigma_um, float)
     step, lag = (1, 0) if causal else (window - 2 * margin, margin)
     held: list[Look] = []
@@ -56,7 +66,7 @@ def detect_movie(
         chunk = [check_volume(v, spacing)[0] for v in chunk]
         coarse.extend(block_mean(v, blocks(spacing, psf)) for v in chunk)
         static = static_background(coarse, blocks(spacing, psf), chunk[0].shape)
-        held.extend(look(v - static, spacing, psf, fdr) for v in chunk)
+        held.extend(look(v - static if v.any() else v, spacing, psf, fdr) for v in chunk)   # a blank frame stays blank
         if causal or len(held) >= window:
             tables, step_um = judge(held, answered, len(held) - lag, spacing, psf, fdr, step_um)
             yield from tables
@@ -110,6 +120,8 @@ def judge(
     for path in paths:
         for t, j in path.nodes:
             chosen[t].append(j)
+    for t, frame in enumerate(held):                        # what stands out by itself needs no path
+        chosen[t] = sorted({*chosen[t], *np.flatnonzero(frame.score > SURE).tolist()})
     return [refit(held[t], soft[t], np.array(chosen[t], int), spacing, psf) for t in range(first, end)], step_um
 
 
@@ -131,7 +143,13 @@ def clutter_law(scores: Sequence[np.ndarray], volume_um3: float) -> tuple[float,
     middle, weight = (edge[1:] + edge[:-1])[some] / 2, np.sqrt(count[some])
     design = np.stack([np.ones(some.sum()), middle, middle**2], 1)
     log_density = np.log(count[some] / (edge[1] - edge[0]) / len(scores) / volume_um3)
-    return tuple(np.linalg.lstsq(design * weight[:, None], log_density * weight, rcond=None)[0])
+    law = np.zeros(3)
+    for terms in (3, 2):                                    # a tail that bends up (dark spots, rims): a straight line
+        law[:] = 0
+        law[:terms] = np.linalg.lstsq(design[:, :terms] * weight[:, None], log_density * weight, rcond=None)[0]
+        if law[2] <= 0:
+            break
+    return tuple(law)
 
 
 def accept_level(paths: Sequence[Path], decoys: Sequence[Path], fdr: float) -> float:

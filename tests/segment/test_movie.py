@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from cellfm_nb.errors import InputError
 from cellfm_nb.score.detection import score_detection
 from cellfm_nb.seeds import rng
 from cellfm_nb.segment.blobs import FWHM, detect
@@ -37,6 +38,24 @@ def test_paths_find_what_single_frames_miss(scene):
     apart = [film(scene, 1.5, n_frames=1, seed=10 + k) for k in range(16)]            # as faint, but no path
     lone = list(detect_movie([f[0] for f, _ in apart], scene.spacing_um, scene.sigma_um))
     assert f1(lone, [p[0] for _, p in apart], scene.sigma_um) < after - 0.2
+
+
+@pytest.mark.parametrize("peak, shape, blank", [(40, SHAPE, None), (8, (1, 64, 64), None), (8, SHAPE, 3)])
+def test_what_stands_out_by_itself_needs_no_path(peak, shape, blank):
+    um, psf = (0.25, 0.1, 0.1), (0.33, 0.13, 0.13)
+    draw = rng(0, "bright film")
+    true = np.array([[0.5 * (shape[0] - 1) * 0.25, y, x] for y in (1, 2.3, 3.6) for x in (1, 2.3, 3.6)])
+    grid = np.moveaxis(np.indices(shape), 0, -1) * um
+    spots = peak * sum(np.exp(-0.5 * (((grid - p) / psf) ** 2).sum(-1)) for p in true)
+    frames = [((spots + draw.normal(size=shape)) * (t != blank)).astype(np.float32) for t in range(6)]
+    count = [len(table) for table in detect_movie(frames, um, psf)]
+    assert all(n == 0 if t == blank else 9 <= n <= 11 for t, n in enumerate(count)), count
+
+
+@pytest.mark.parametrize("window, margin", [(12, 6), (4, 6), (3, -1)])
+def test_a_window_without_a_middle_is_refused(scene, window, margin):
+    with pytest.raises(InputError, match="window"):
+        next(detect_movie([], scene.spacing_um, scene.sigma_um, window=window, margin=margin))
 
 
 def test_noise_gives_no_paths(scene):
