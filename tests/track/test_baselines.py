@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cellfm_nb.bench.track import best
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import rng
 from cellfm_nb.track import default_radius_um, link_with
@@ -101,3 +102,11 @@ def test_laptracks_events_come_as_a_table(scene: tuple) -> None:
     assert {"split", "merge"} >= set(events["kind"]) and len(events) > 0
     counts = events["parents"].str.count(";").add(1), events["children"].str.count(";").add(1)
     assert ((counts[0] == 1) == (events["kind"] == "split")).all() and np.isfinite(events[POSITION]).all().all()
+
+
+def test_a_peer_that_gives_up_at_every_radius_has_no_metric() -> None:
+    def gives_up(radius_um: float) -> None:
+        raise InputError("Too dense.")
+
+    row = best(gives_up, dict, "alpha")
+    assert np.isnan(row["alpha"]) and np.isnan(row["rmse_um"])
