@@ -14,6 +14,8 @@ from math import prod
 
 import numpy as np
 
+from cellfm_nb.errors import InputError
+
 SIGMA_UM = (0.4, 0.16, 0.16)  # s.d. (z, y, x) of an added spot: a small object blurred by a light-sheet microscope
 PEAK = (3.0, 6.0)  # height of an added spot in units of the noise: faint, so that faint objects are learned
 
@@ -45,6 +47,9 @@ def fit_observer(background: np.ndarray, change: np.ndarray, ridge: float = 0.2)
     Returns: `Observer`. The tenth of the tokens that looks most like objects is left out of the final covariance:
     objects would else count as noise.
     """
+    if len(background) < 2 or not len(change):
+        raise InputError("too few tokens to fit an activation", got=f"{len(background)} tokens, {len(change)} spotted",
+                         expected="at least 2, and 1 with a spot", do="take larger frames, or more of them")
     rows, mean = np.asarray(background, np.float64), np.asarray(change, np.float64).mean(0)
     kept = rows
     for _ in range(2):
@@ -69,7 +74,7 @@ def add_spots(volume: np.ndarray, patch: tuple[int, int, int], spacing_um: tuple
     """
     grid = tuple(-(-n // p) for n, p in zip(volume.shape, patch, strict=True))
     added = np.zeros([g * p for g, p in zip(grid, patch, strict=True)], np.float32)
-    sigma = np.array(sigma_um) / spacing_um
+    sigma = np.maximum(np.array(sigma_um) / spacing_um, 0.5)  # a narrower spot falls between voxels
     for _ in range(max(8, round(share * prod(grid)))):
         centre, size = rng.uniform(0, np.array(volume.shape) - 1), sigma * rng.uniform(0.8, 1.3)
         low = np.maximum(0, np.floor(centre - 4 * size)).astype(int)

@@ -65,6 +65,7 @@ class StreamingEncoder:
     it, which keeps the sharpness of attention as N grows (None: not; it did not help the encoders it was measured on,
     `cellfm bench stream`); seed, of the samples.
     What is left open is chosen by `plan`, which can be asked beforehand.
+    Raises: InputError for an encoder with hooks in its blocks (test-time registers): they would see a block, not all.
     """
 
     def __init__(self, encoder: Encoder, store: str = "auto", mode: str = "auto", q_block: int | None = None,
@@ -73,6 +74,10 @@ class StreamingEncoder:
                  tolerance: float | None = 0.01, patience_s: float = 3600.0,
                  window: tuple[int, int, int] = (14, 14, 14), halo: int = 4, native_tokens: int | None = None,
                  seed: int = 0, fit: Fit = DEFAULT) -> None:
+        if any(b.mlp.fc2._forward_pre_hooks or b.mlp.fc2._forward_hooks for b in encoder.blocks):
+            raise InputError("an encoder with test-time registers cannot be streamed",
+                             got="a hook that looks at all tokens at once", expected="blocks as they were trained",
+                             do="stream the encoder without them")
         self.encoder, self.folder = encoder.eval(), folder
         self.device, self.first = encoder.cls_token.device, 1 + encoder.config.registers
         self.dtype = dtype or encoder.cls_token.dtype

@@ -31,7 +31,7 @@ def open_group(path: Path, movie: Movie, weights: str, config: Any, shape: tuple
     of a frame as it is encoded.
     Raises: InputError when what is there belongs to another encoder or movie.
     """
-    if group := reopen(path, weights, movie):
+    if group := reopen(path, weights, movie, shape, spacing_um):
         return group
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
@@ -40,13 +40,14 @@ def open_group(path: Path, movie: Movie, weights: str, config: Any, shape: tuple
         os.rename(partial, path)
     except OSError:  # another worker was first
         remove(partial)
-    if group := reopen(path, weights, movie):
+    if group := reopen(path, weights, movie, shape, spacing_um):
         return group
     raise InputError("there is something else where the features should be", where=path, do="give another path")
 
 
-def reopen(path: Path, weights: str, movie: Movie) -> zarr.Group | None:
-    """Open the features that are there, None when there are none."""
+def reopen(path: Path, weights: str, movie: Movie, shape: tuple[int, int, int] | None = None,
+           spacing_um: tuple[float, ...] | None = None) -> zarr.Group | None:
+    """Open the features that are there, None when there are none; shape and spacing are compared where given."""
     if not (path / "zarr.json").exists():
         return None
     group = zarr.open_group(path, mode="a")
@@ -57,6 +58,12 @@ def reopen(path: Path, weights: str, movie: Movie) -> zarr.Group | None:
         raise InputError("the features here belong to another movie or encoder", where=path.name,
                          got="{} frames, weights {:.12}".format(*there),
                          expected="{} frames, weights {:.12}".format(*wanted),
+                         do="give another path, or delete the old features")
+    kept = group.attrs["cellfm_nb"]
+    if shape is not None and (kept["shape"] != list(shape) or not np.allclose(kept["spacing_um"], spacing_um)):
+        raise InputError("the features here are of frames of another shape or spacing", where=path.name,
+                         got=f"{tuple(kept['shape'])} voxels of {tuple(kept['spacing_um'])} um",
+                         expected=f"{tuple(shape)} voxels of {tuple(spacing_um)} um",
                          do="give another path, or delete the old features")
     return group
 
@@ -109,7 +116,13 @@ def clear_leftovers(path: Path, t: int) -> None:
 
 
 def read_features(path: str | Path, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return descriptors (gz, gy, gx, D) and saliency times tokens (gz, gy, gx, H) of a frame, float32."""
+    """Return descriptors (gz, gy, gx, D) and saliency times tokens (gz, gy, gx, H) of a frame, float32.
+
+    Raises: InputError when the frame is not there: it would read as zeros.
+    """
+    if not has_frame(Path(path), t):
+        raise InputError("these features lack a frame", where=Path(path).name, got=f"no frame {t}",
+                         do="stream the movie to its end: the same call goes on where it stopped")
     group = zarr.open_group(path, mode="r")
     width = group.attrs["cellfm_nb"]["width"]
     frame = np.moveaxis(group["0"][t], 0, -1).astype(np.float32)

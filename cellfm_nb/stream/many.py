@@ -21,7 +21,7 @@ from cellfm_nb.errors import InputError, Unreachable
 from cellfm_nb.movie import Movie
 from cellfm_nb.progress import Progress
 from cellfm_nb.stream.encode import StreamingEncoder
-from cellfm_nb.stream.layout import has_frame
+from cellfm_nb.stream.layout import has_frame, reopen
 from cellfm_nb.stream.write import Prepare, encoder_sha256, write_frame
 
 Task = tuple[str, str, int]  # group of features, movie, frame
@@ -38,15 +38,21 @@ def stream_movies(movies: dict[str | Path, str | Path], weights_path: str | Path
     streaming, options of `StreamingEncoder`.
     Returns: a row per frame of this call (of this rank): features, movie, frame, status "done" | "failed", reason,
     what was done, seconds. One bad frame does not end the others.
-    Raises: InputError when a movie cannot be opened; Unreachable when no Dask worker answers.
+    Raises: InputError when a movie cannot be opened or features there are another encoder's;
+        Unreachable when no Dask worker answers.
     """
-    tasks = [(str(Path(path).absolute()), str(Path(movie).absolute()), t) for path, movie in movies.items()
-             for t in range(Movie.open(movie).n_frames) if not has_frame(Path(path), t)]
+    weights, tasks = encoder_sha256(Path(weights_path).parent), []
+    for path, movie in movies.items():
+        opened = Movie.open(movie)
+        reopen(Path(path), weights, opened)  # refuses at once what it may not touch
+        tasks += [(str(Path(path).absolute()), str(Path(movie).absolute()), t) for t in range(opened.n_frames)]
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
         tasks = tasks[rank::world]
         if device == "cuda":
             device = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
+    # after the shares are cut: ranks that start late must cut the same, and no two may write one frame
+    tasks = [task for task in tasks if not has_frame(Path(task[0]), task[2])]
     how = dict(weights_path=str(Path(weights_path).absolute()), prepare=prepare, device=device,
                streaming=streaming or {}, options=options)
     here = world > 1 or (workers == 0 and address is None)
@@ -66,9 +72,11 @@ def stream_task(task: Task, weights_path: str, prepare: Prepare, device: str, st
     start, row = time.monotonic(), {"features": path, "movie": movie, "frame": t, "status": "done", "reason": "",
                                     "said": ""}
     try:
-        streamer = loaded(weights_path, device, tuple(sorted(streaming.items())))
-        features = write_frame(Path(path), Movie.open(movie), t, streamer, encoder_sha256(Path(weights_path).parent),
-                               prepare, **options)
+        weights = encoder_sha256(Path(weights_path).parent)
+        chosen = tuple((name, tuple(value) if isinstance(value, list) else value)
+                       for name, value in sorted(streaming.items()))
+        streamer = loaded(weights_path, weights, device, chosen)
+        features = write_frame(Path(path), Movie.open(movie), t, streamer, weights, prepare, **options)
         row["said"] = features.said
     except InputError as error:
         row |= {"status": "failed", "reason": " ".join(str(error).split())}
@@ -78,8 +86,8 @@ def stream_task(task: Task, weights_path: str, prepare: Prepare, device: str, st
 
 
 @functools.lru_cache(maxsize=1)
-def loaded(weights_path: str, device: str, streaming: tuple[tuple[str, Any], ...]) -> StreamingEncoder:
-    """Load an encoder once a process."""
+def loaded(weights_path: str, weights: str, device: str, streaming: tuple[tuple[str, Any], ...]) -> StreamingEncoder:
+    """Load an encoder once a process; `weights`, their sha256, so that one trained anew at this path is loaded anew."""
     return StreamingEncoder(load_encoder(Path(weights_path).parent, device), **dict(streaming))
 
 

@@ -51,8 +51,12 @@ def write_features(path: str | Path, movie_path: str | Path, weights_path: str |
     streamer = StreamingEncoder(encoder, store, mode, memory_bytes=memory_bytes, **(streaming or {}))
     reopen(path, weights, movie)  # refuses at once what it may not touch
     todo = [t for t in range(movie.n_frames) if not has_frame(path, t)]
+    said = ""
     for t in track(todo, "stream frames", total=movie.n_frames, done=movie.n_frames - len(todo)):
-        write_frame(path, movie, t, streamer, weights, prepare, progress=movie.n_frames == 1, **options)
+        features = write_frame(path, movie, t, streamer, weights, prepare, progress=movie.n_frames == 1, **options)
+        if features.said != said:  # every frame says what was done; the same again need not be read
+            said = features.said
+            print(f"frame {t}: {said}")
 
 
 def write_frame(path: Path, movie: Movie, t: int, streamer: StreamingEncoder, weights: str, prepare: Prepare,
@@ -89,18 +93,19 @@ def write_pca(path: str | Path, features_path: str | Path, k: int = 10) -> None:
 
 def write_activation(path: str | Path, features_path: str | Path, movie_path: str | Path, weights_path: str | Path,
                      prepare: Prepare, device: str = "cpu", sample: int = 50_000, spot_frames: int = 3, seed: int = 0,
-                     **options: Any) -> None:
+                     streaming: dict[str, Any] | None = None, **options: Any) -> None:
     """Write how much each token looks like an object: Zarr array "0" (t, 1, gz, gy, gx) float32.
 
     Parameters: path; features_path, from `write_features`; movie_path, weights_path, prepare, device, options, the
     same as there; sample, tokens at most, drawn from all frames, that stand for the background; spot_frames, frames
-    at most that are streamed once more with faint spots added; seed.
+    at most that are streamed once more with faint spots added; seed;
+    streaming, options of `StreamingEncoder`: those the features were made with.
     One `Observer` serves every frame, so a value means the same throughout the movie: standard deviations above the
     background. It is kept in the group's attributes; `read_observer` reads it.
     """
     source, movie = zarr.open_group(features_path, mode="r"), Movie.open(movie_path)
     encoder = load_encoder(Path(weights_path).parent, device)
-    streamer, config = StreamingEncoder(encoder), encoder.config
+    streamer, config = StreamingEncoder(encoder, **(streaming or {})), encoder.config
     frames, tokens = source["0"].shape[0], prod(source["0"].shape[2:])
     each = max(1, min(tokens, sample // frames))
     background = [rows[np.sort(rng(seed, "activation", t).choice(tokens, each, replace=False))]

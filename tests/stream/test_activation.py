@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from cellfm_nb.encoder import Encoder, EncoderConfig
+from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import rng
 from cellfm_nb.stream.activation import add_spots, fit_observer
 from cellfm_nb.stream.encode import StreamingEncoder
@@ -85,3 +86,10 @@ def test_spots_are_where_they_are_said_to_be():
     padded = np.pad(spotted, [(0, 2), (0, 2), (0, 7)]).reshape(3, 4, 4, 8, 6, 8).max((1, 3, 5))
     assert np.array_equal(padded > 2.25, touched)
     assert np.array_equal(spotted, add_spots(empty, PATCH, SPACING_UM, rng(0, "where"))[0])
+
+
+def test_spots_narrower_than_a_voxel_still_mark_tokens_and_none_is_refused():
+    _, touched = add_spots(np.zeros((16, 64, 64), np.float32), (4, 8, 8), (2.0, 1.0, 1.0), rng(0, "coarse"))
+    assert touched.any()
+    with pytest.raises(InputError, match="too few tokens"):
+        fit_observer(np.zeros((5, 3)), np.zeros((0, 3)))

@@ -145,3 +145,10 @@ def test_slabs_are_the_features_piece_by_piece(encoder, volume):
     assert told.patches is None and sorted(slabs) == [0, 3] and np.array_equal(told.cls, whole.cls)
     for i, part in enumerate((whole.patches, whole.saliency)):
         assert np.array_equal(np.concatenate([slabs[0][i], slabs[3][i]]), part)
+
+
+def test_hooks_that_look_at_all_tokens_are_refused():
+    hooked = Encoder(EncoderConfig(width=16, depth=1, heads=2, stem="patch"))
+    hooked.blocks[0].mlp.fc2.register_forward_pre_hook(lambda layer, given: None)  # as test-time registers do
+    with pytest.raises(InputError, match="test-time registers"):
+        StreamingEncoder(hooked)

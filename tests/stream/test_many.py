@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 
 from cellfm_nb.encoder import Encoder, EncoderConfig
+from cellfm_nb.errors import InputError
 from cellfm_nb.movie import write_frames
 from cellfm_nb.provenance import content_digest
 from cellfm_nb.seeds import rng
-from cellfm_nb.stream import bytes_per_frame, stream_movies, write_features
+from cellfm_nb.stream import bytes_per_frame, read_features, stream_movies, write_features
 from cellfm_nb.stream.layout import has_frame
 
 SPACING_UM = (0.3, 0.1, 0.1)
@@ -57,12 +58,13 @@ def test_dask_workers_write_the_same(inputs, tmp_path):
     assert len(rows) == 6 and (rows.status == "done").all() and all(digests(inputs, tmp_path))
 
 
-def test_the_ranks_of_torchrun_share_the_frames(inputs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("late", [True, False])  # does the second rank start when the first is done?
+def test_the_ranks_of_torchrun_share_the_frames(inputs, tmp_path, monkeypatch, late):
     monkeypatch.setenv("WORLD_SIZE", "2")
     parts = []
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
-        if rank == "1":  # both ranks list the tasks before either is done
+        if rank == "1" and not late:  # both ranks list the tasks before either is done
             monkeypatch.setattr("cellfm_nb.stream.many.has_frame", lambda path, t: False)
         parts.append(stream_movies(jobs(inputs, tmp_path), inputs / "encoder" / "encoder.safetensors", prepare))
     rows = pd.concat(parts)
@@ -79,3 +81,18 @@ def test_one_bad_frame_does_not_end_the_others(inputs, tmp_path):
                          prepare)
     assert list(rows.status) == ["done", "failed", "done"] and "broken" in rows.reason[1]
     assert [has_frame(tmp_path / "f.zarr", t) for t in range(3)] == [True, False, True]
+    with pytest.raises(InputError, match="lack a frame"):  # not zeros
+        read_features(tmp_path / "f.zarr", 1)
+
+
+def test_new_weights_are_neither_mixed_with_the_old_nor_forgotten(inputs, tmp_path):
+    weights, streaming = tmp_path / "encoder" / "encoder.safetensors", {"mode": "windows", "window": [2, 2, 2]}
+    config = EncoderConfig(spacing_um=SPACING_UM, width=16, depth=1, heads=2, stem_channels=4)
+    for seed in (1, 2):
+        Encoder(config, seed=seed).save_pretrained(weights.parent)
+        rows = stream_movies({tmp_path / f"{seed}.zarr": inputs / "a.ome.zarr"}, weights, prepare, streaming=streaming)
+        assert (rows.status == "done").all()
+    one, two = (read_features(tmp_path / f"{seed}.zarr", 0)[0] for seed in (1, 2))
+    assert not np.allclose(one, two, atol=0.1)  # the encoder of the first call is not used for the second
+    with pytest.raises(InputError, match="another movie or encoder"):
+        stream_movies({tmp_path / "1.zarr": inputs / "a.ome.zarr"}, weights, prepare)
