@@ -89,11 +89,21 @@ class FilterStem(nn.Module):
         return tokens, grid
 
 
-def asinh(x: Tensor) -> Tensor:
-    """Return asinh(x). Without a gradient by vectorised functions: four times as fast on a CPU, equal to 3e-7."""
-    if torch.is_grad_enabled():
-        return torch.asinh(x)
-    return torch.copysign(torch.log1p(x.abs() + x * x / (1 + torch.sqrt(1 + x * x))), x)
+class Asinh(torch.autograd.Function):
+    """asinh by vectorised functions: four times as fast as torch's own on a CPU, equal to 1e-6."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.copysign(torch.log1p(x.abs() + x * x / (1 + torch.sqrt(1 + x * x))), x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * torch.rsqrt(1 + x * x)
+
+
+asinh = Asinh.apply
 
 
 def to_cells(x: Tensor, cells: Triple) -> Tensor:
