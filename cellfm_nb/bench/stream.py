@@ -4,7 +4,7 @@ Three encoders of different depth, width, recipe and seed are trained in a few m
 frame where it was not fetched), or read from the folders in CELLFM_BENCH_ENCODERS (joined like PATH). The judge is the
 worst percent of all tokens, not the mean. The peer "one mean" takes all keys as one: it says how much there is to get
 wrong at all. Short-trained heads look rather evenly, so one encoder is judged again with its logits tripled. Times are
-CPU seconds of one thread, stem included. GPU rows come where there is a GPU.
+CPU seconds of one thread, stem included. There are no GPU rows yet.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 This is MONAI's sliding window with a halo in place of blending, and with no halo it is
 `monai.inferers.sliding_window_inference` without overlap. Features are then not those of the whole volume: what a token
-attends to ends at the window. It is there for comparison, and for volumes nothing else can do.
+attends to ends at the window, and positions, where an encoder has them, count from each window's corner. It is there
+for comparison, and for volumes nothing else can do.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def window_tokens(encoder: Encoder, volume: Any, grid: Triple, window: Triple, h
 
     Parameters: encoder; volume (z, y, x); grid, window and halo (z, y, x) in tokens, the halo on each side.
     Yields: token slices; descriptors (cz, cy, cx, D); saliency (cz, cy, cx, H), a probability within the window and
-    its halo; cls (D,) of the window. Raises InputError on NaN or infinite voxels.
+    its halo (so larger than one within the whole volume); cls (D,) of the window. Raises InputError on NaN or infinite
+    voxels.
     """
     patch, weights = encoder.config.patch, encoder.cls_token
     surround = tuple(h * p for h, p in zip(halo, patch, strict=True))
