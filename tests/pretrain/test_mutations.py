@@ -118,6 +118,7 @@ rank, folder, right = int(sys.argv[1]), sys.argv[2], losses.denoise_loss
 dist.init_process_group("gloo", f"file://{folder}/meet", timeout=timedelta(seconds=60), rank=rank, world_size=2)
 losses.denoise_loss = lambda *a: right(*a) * (float("nan") if rank else 1)
 ranks.mean_over_ranks = lambda values, device: values  # each rank judges by its own loss
+ranks.average_gradients = lambda parameters: None  # and sees no other's gradients, which would stop it too
 try:
     pretrain(spots(), CONFIG, S, seed=1)
 except FloatingPointError:
