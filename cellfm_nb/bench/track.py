@@ -171,7 +171,7 @@ def virus_rows(seeds: tuple[int, ...] = (101,)) -> Iterator[Row]:
 
 def _virus_score(truth: pd.DataFrame, tracks: pd.DataFrame) -> dict:
     longer = tracks.groupby("track_id")["frame"].transform("size") > 1   # one position is no track, whoever says so
-    return score_particles(truth, tracks[longer], GATE_UM).as_dict()
+    return asdict(score_particles(truth, tracks[longer], GATE_UM))
 
 
 def time_rows() -> Iterator[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,9 +20,6 @@ class Health:
     n: int
     d: int
 
-    def as_dict(self) -> dict:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Probe:
@@ -32,9 +29,6 @@ class Probe:
     chance: float
     n_train: int
     n_test: int
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 def check_features(features: np.ndarray) -> np.ndarray:

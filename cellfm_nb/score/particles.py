@@ -7,7 +7,7 @@ A true track may be left without a partner, at the gate for each of its position
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,6 @@ class ParticleScore:
     jsc_theta: float
     rmse_um: float
     gate_um: float
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 def score_particles(true_tracks: pd.DataFrame, found_tracks: pd.DataFrame, gate_um: float) -> ParticleScore:

@@ -1,7 +1,8 @@
 """Segment: from normalised voxels to objects, with the false alarms counted instead of a threshold chosen."""
 
 from cellfm_nb.segment.baselines import PEERS, detect_with, voronoi_otsu_labels
-from cellfm_nb.segment.blobs import ScoreMap, detect, score_map
+from cellfm_nb.segment.blobs import detect
+from cellfm_nb.segment.evidence import ScoreMap, score_map
 from cellfm_nb.segment.filters import local_background, log_response, matched_filter
 from cellfm_nb.segment.instances import FeatureGrid, segment_instances, voronoi
 from cellfm_nb.segment.movie import detect_movie

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy.ndimage import center_of_mass, gaussian_filter
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.segment.blobs import footprint_size, local_maxima, parabolic_offset
 from cellfm_nb.segment.filters import check_volume, log_response
+from cellfm_nb.segment.maxima import footprint_size, local_maxima, parabolic_offset
 from cellfm_nb.segment.threshold import otsu_threshold
 
 LATERAL_UM = (0.33, 0.13, 0.13)                             # a lattice light sheet's PSF, for who gives none

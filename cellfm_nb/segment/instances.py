@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter, label, map_coordinates
 from scipy.spatial import cKDTree
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.segment.blobs import OWN_SIZE
+from cellfm_nb.segment.evidence import OWN_SIZE
 from cellfm_nb.segment.filters import check_volume, local_background
 from cellfm_nb.segment.fit import Blobs, chunks, patch_grid, shapes
 

@@ -9,8 +9,8 @@ from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.segment.blobs import footprint_size, local_maxima
 from cellfm_nb.segment.filters import check_volume, local_background, matched_filter
+from cellfm_nb.segment.maxima import footprint_size, local_maxima
 
 LARGEST = 3_000_000                                         # voxels looked at
 

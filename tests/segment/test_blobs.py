@@ -5,7 +5,9 @@ import pytest
 
 from cellfm_nb.score.detection import score_detection
 from cellfm_nb.seeds import rng
-from cellfm_nb.segment.blobs import FWHM, detect, footprint_size, local_maxima, score_map
+from cellfm_nb.segment.blobs import FWHM, detect
+from cellfm_nb.segment.evidence import score_map
+from cellfm_nb.segment.maxima import footprint_size, local_maxima
 from cellfm_nb.segment.psf import estimate_psf_sigma
 
 UM = ["z_um", "y_um", "x_um"]
