@@ -21,7 +21,7 @@ from cellfm_nb.segment.threshold import q_values
 WINDOW, MARGIN = 24, 6                                      # frames judged together, the outer ones for context alone
 SOFT = 2.75                                                 # candidates of a path score at least this
 LEAST = -2.0                                                # log odds from which on a path is believed (best for F1)
-SURE = 5.0                                                  # a candidate with this score is where the object is
+SURE = 5.0                                                  # a candidate with this score needs no path
 FASTER = 2.4                                                # than Brownian steps are directed ones
 
 
