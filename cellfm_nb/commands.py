@@ -22,6 +22,7 @@ def _value(text: str) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     from cellfm_nb import notebooks, profiles
+    from cellfm_nb.kernel import NotebookFailed
     from cellfm_nb.movie import Movie, parse_spacing
     from cellfm_nb.workspace import Workspace, pick_device, recorded_movie, resolve
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             try:
                 notebooks.run_notebooks(books, folder, profile=args.profile, device=args.device, seed=args.seed,
                                         **given)
-            except notebooks.NotebookFailed as failure:
+            except NotebookFailed as failure:
                 print(f"cellfm: {failure}", file=sys.stderr)
                 return failure.status
             finally:

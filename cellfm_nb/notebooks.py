@@ -8,38 +8,24 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
-import os
-import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import psutil
 from filelock import FileLock, Timeout
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from cellfm_nb import provenance
 from cellfm_nb.errors import InputError
+from cellfm_nb.kernel import execute
 from cellfm_nb.progress import clock
 from cellfm_nb.workspace import Workspace, resolve
 
 # Seconds each notebook took on two cores in the tiny profile: only used to guess the time left of a first run.
 TYPICAL_S = {"00": 9, "01": 24, "02": 19, "03": 79, "04": 20, "05": 15, "06": 44, "07": 61, "08": 11, "09": 16,
              "10": 15, "11": 46, "12": 9}
-RELAY_EVERY_S = 5.0  # how often the progress of a long cell is repeated in the terminal
-
-
-class NotebookFailed(RuntimeError):
-    """Tell where a run stopped: notebook, cell and error, in one screen. status is the command's exit status."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def folder() -> Path:
@@ -111,18 +97,18 @@ def run_notebooks(books: Sequence[Path], workspace: str | Path, *, profile: str 
             left.skip(path)
             continue
         say(f"{head}: {left.text(index)} left")
-        with ws._edit() as record:
+        with ws.journal.edit() as record:
             record.setdefault("notebooks", {})[path.stem] = {"status": "running", "started": provenance.now()}
-        peak = _execute(ws, book, path, head, say)
+        peak = execute(book, path.stem, ws.folder / "executed", head, say)
         seconds = time.monotonic() - start
         left.done(path, seconds)
-        with ws._edit() as record:
+        with ws.journal.edit() as record:
             record["notebooks"][path.stem].update(
                 status="done", seconds=round(seconds, 2), peak_mib=round(peak), parameters=_used(path, given))
-        ws.record(ws._load()["notebooks"][path.stem].get("stage", path.stem), seconds=round(seconds, 2),
+        ws.record(ws.journal.load()["notebooks"][path.stem].get("stage", path.stem), seconds=round(seconds, 2),
                   peak_mib=round(peak))
         key = _key(ws, book, path.stem)  # what it read is known only now
-        with ws._edit() as record:
+        with ws.journal.edit() as record:
             record["notebooks"][path.stem]["key"] = key
         say(f"{head}: done in {clock(seconds)}, peak {peak:.0f} MiB")
 
@@ -171,7 +157,7 @@ def _key(ws: Workspace, book: Any, name: str) -> str:
     """Digest what decides a notebook's results: its source, the package's, and the artifacts it read last time."""
     package = Path(__file__).parent
     code = [provenance.content_digest(p) for p in sorted(package.rglob("*.py"))]
-    entry = ws._load().get("notebooks", {}).get(name, {})
+    entry = ws.journal.load().get("notebooks", {}).get(name, {})
     found = {r: ws.identity(r) if ws.has(r) else None for r in entry.get("reads", [])}
     for path in map(resolve, entry.get("watches", [])):
         found[str(path)] = provenance.outside_digest(path) if path.exists() else None
@@ -179,7 +165,7 @@ def _key(ws: Workspace, book: Any, name: str) -> str:
 
 
 def _unchanged(ws: Workspace, name: str, key: str) -> bool:
-    record = ws._load()
+    record = ws.journal.load()
     entry = record.get("notebooks", {}).get(name, {})
     artifacts = record.get("artifacts", {})
     return (entry.get("status") == "done" and entry.get("key") == key
@@ -188,99 +174,11 @@ def _unchanged(ws: Workspace, name: str, key: str) -> bool:
                     for name in entry.get("writes", [])))
 
 
-def _execute(ws: Workspace, book: Any, path: Path, head: str, say: Callable[[str], None]) -> float:
-    home = os.environ.get("CELLFM_HOME") or str(resolve("."))
-    env = {**os.environ, "CELLFM_NOTEBOOK": path.stem, "CELLFM_HOME": home, "CELLFM_HEADLESS": "1",
-           "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),  # spinning threads starve shared cores
-           "PYTHONHASHSEED": "0"}
-    client = _Client(book, path, head, say, timeout=None, kernel_name="python3",
-                     extra_arguments=["--IPKernelApp.log_level=ERROR"],
-                     resources={"metadata": {"path": home}})
-    try:
-        client.execute(env=env)
-    except CellExecutionError as error:
-        cell = book.cells[client.index]
-        told = [o for o in cell.outputs if o.output_type == "error"]
-        name, text = (told[0].ename, told[0].evalue) if told else (type(error).__name__, str(error))
-        raise NotebookFailed(_screen(path.stem, cell, name, text, told[0].traceback if told else []),
-                             2 if name == "InputError" else 1) from None
-    except DeadKernelError:
-        raise NotebookFailed(f"{path.stem}, cell {book.cells[client.index].id}: the kernel died "
-                             f"(peak {client.peak_mib:.0f} MiB). Memory may have run out: try a smaller profile.",
-                             1) from None
-    finally:
-        _save(ws, book, path.stem)
-    return client.peak_mib
-
-
-def _screen(name: str, cell: Any, error: str, text: str, traceback: list[str]) -> str:
-    """Fit a failure on one screen: where, which cell, what; the traceback's end only for surprises."""
-    lines = [f"Stopped in {name}, cell {cell.id}:", "", *(f"    {line}" for line in cell.source.splitlines()[:18]), ""]
-    if error == "InputError":
-        lines.append(text)
-    else:
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback)).splitlines()
-        lines += [*(line[:160] for line in plain[-14:]), "", f"{error}: {text.splitlines()[0] if text else ''}"]
-    return "\n".join([*lines, "", "Everything before this cell is kept; the same command goes on from here."])
-
-
-def _save(ws: Workspace, book: Any, name: str) -> None:
-    from nbconvert import HTMLExporter
-
-    target = ws.folder / "executed"
-    target.mkdir(exist_ok=True)
-    exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True,
-                            mathjax_url="", require_js_url="")  # a page asks no other host for anything
-    html, _ = exporter.from_notebook_node(book, resources={"metadata": {"name": name}})
-    for suffix, text in ((".ipynb", nbformat.writes(book)), (".html", html)):
-        temporary = target / f".partial-{name}{suffix}"
-        temporary.write_text(text)
-        os.replace(temporary, target / f"{name}{suffix}")
-
-
-class _Client(NotebookClient):
-    """A notebook client that relays the progress of long cells and watches the kernel's memory."""
-
-    def __init__(self, book: Any, path: Path, head: str, say: Callable[[str], None], **options: Any) -> None:
-        super().__init__(book, **options)
-        self.head, self.say, self.index, self.peak_mib = head, say, 0, 0.0
-        self._relayed = time.monotonic()
-        self._watching = threading.Event()
-        self.on_cell_start = self._cell_starts
-
-    async def async_start_new_kernel(self, **options: Any) -> None:
-        await super().async_start_new_kernel(**options)
-        pid = getattr(getattr(self.km.provisioner, "process", None), "pid", None)
-        if pid:
-            threading.Thread(target=self._watch, args=(pid,), daemon=True).start()
-
-    def _watch(self, pid: int) -> None:
-        try:
-            kernel = psutil.Process(pid)
-            while not self._watching.wait(0.25):
-                tree = [kernel, *kernel.children(recursive=True)]
-                self.peak_mib = max(self.peak_mib, sum(p.memory_info().rss for p in tree) / 2**20)
-        except psutil.Error:
-            return  # the kernel is gone: the notebook has ended
-
-    def _cell_starts(self, cell: Any, cell_index: int) -> None:
-        self.index, self._started = cell_index, time.monotonic()
-
-    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
-        if msg["msg_type"] in ("display_data", "update_display_data", "stream"):
-            content = msg["content"]
-            text = content.get("text") or content.get("data", {}).get("text/plain", "")
-            if text.strip() and time.monotonic() - self._relayed > RELAY_EVERY_S:
-                self._relayed = time.monotonic()
-                self.say(f"{self.head}: {cell.id}: {text.strip().splitlines()[-1][:110]}")
-        return super().process_message(msg, cell, cell_index)
-
-
 class _Estimate:
     """Guess the time left from the last run, or from typical seconds scaled by how fast this machine was so far."""
 
     def __init__(self, books: Sequence[Path], ws: Workspace) -> None:
-        last = ws._load().get("notebooks", {})
+        last = ws.journal.load().get("notebooks", {})
         self.expected = [last.get(p.stem, {}).get("seconds") or TYPICAL_S.get(p.name[:2], 30) for p in books]
         self.books = list(books)
         self.ratio: list[float] = []

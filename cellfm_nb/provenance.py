@@ -18,7 +18,8 @@ from cellfm_nb import __version__
 
 HASH_LIMIT_BYTES = 2 * 2**30  # above this an artifact is known by what it was made from, not by its content
 # the record-keeping itself is no input of the science
-BOOKKEEPING = ("cellfm_nb.workspace", "cellfm_nb.provenance", "cellfm_nb.profiles", "cellfm_nb.progress")
+BOOKKEEPING = tuple(f"cellfm_nb.{name}" for name in ("arguments", "journal", "profiles", "progress", "provenance",
+                                                      "workspace"))
 PACKAGES = ("numpy", "scipy", "torch", "zarr", "tifffile", "scikit-image", "scikit-learn", "trackpy", "pandas")
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from cellfm_nb import profiles
+from cellfm_nb.arguments import describe, plain
 from cellfm_nb.atomic import remove, replace, write_json
 from cellfm_nb.errors import InputError
 from cellfm_nb.here import current_notebook, pick_device, resolve
+from cellfm_nb.journal import Journal
 from cellfm_nb.progress import clock
 from cellfm_nb.provenance import (
     HASH_LIMIT_BYTES,
@@ -26,7 +22,6 @@ from cellfm_nb.provenance import (
     digest,
     glance,
     now,
-    outside_digest,
     signature,
     versions,
 )
@@ -51,6 +46,7 @@ class Workspace:
     def __init__(self, folder: Path, label: str, profile: str, seed: int, device: str) -> None:
         self.folder, self.label, self.profile, self.seed, self._device = folder, label, profile, seed, device
         self.notebook = current_notebook()
+        self.journal = Journal(folder / "workspace.json", label)
 
     @classmethod
     def open(cls, folder: str | Path = "runs/demo", profile: str = "tiny", seed: int = 0,
@@ -75,7 +71,7 @@ class Workspace:
                              expected="a folder you may write to", do="Choose another with --workspace.") from None
         label = path.name if Path(folder).is_absolute() else str(folder)  # results never show where a disk is mounted
         ws = cls(path, label, profile, int(seed), device)
-        with ws._edit() as record:
+        with ws.journal.edit() as record:
             record.update(format=1, profile=profile, seed=int(seed), device=device, versions=versions())
         return ws
 
@@ -129,8 +125,7 @@ class Workspace:
         single = isinstance(names, str)
         names = [names] if single else list(names)
         start = time.monotonic()
-        params = {"args": [self._describe(a) for a in args],
-                  "kwargs": {k: self._describe(v) for k, v in sorted(kwargs.items())}}
+        params = describe({"args": args, "kwargs": kwargs}, self._artifact)
         key = digest({"function": f"{function.__module__}.{function.__qualname__}",
                       "code": code_digest(function.__module__), "params": params})
         paths = [self.path(name) for name in names]
@@ -154,7 +149,7 @@ class Workspace:
                          "stat": stat, "sha256": content_digest(path) if size <= HASH_LIMIT_BYTES else None,
                          "function": f"{function.__module__}.{function.__qualname__}", "params": params,
                          "profile": self.profile, "seed": self.seed, "device": self._device}
-                with self._edit() as record:
+                with self.journal.edit() as record:
                     record.setdefault("artifacts", {})[name] = entry
             print(f"{', '.join(names)}: written in {clock(seconds)}")
         for name in names:
@@ -176,7 +171,7 @@ class Workspace:
     @property
     def artifacts(self) -> dict[str, dict[str, Any]]:
         """What was written, when, by which notebook, from what."""
-        return self._load().get("artifacts", {})
+        return self.journal.load().get("artifacts", {})
 
     def _fresh(self, name: str, key: str) -> bool:
         entry = self.artifacts.get(name)
@@ -190,35 +185,12 @@ class Workspace:
                 remove(old)
         return mine
 
-    def _describe(self, value: Any) -> Any:
-        """Turn an argument into JSON that changes when it changes."""
-        if isinstance(value, Path):
-            if value.resolve().is_relative_to(self.folder.resolve()):
-                name = value.resolve().relative_to(self.folder.resolve()).as_posix()
-                return {"artifact": name, "id": self.identity(name) if value.exists() else None}
-            return {"file": value.name, "id": outside_digest(value) if value.exists() else None}
-        if hasattr(value, "fingerprint"):
-            return {"fingerprint": value.fingerprint}
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {type(value).__name__: {f.name: self._describe(getattr(value, f.name))
-                                           for f in dataclasses.fields(value)}}
-        if hasattr(value, "to_csv"):
-            return {"table": list(map(str, value.columns)),
-                    "id": hashlib.sha256(value.to_csv(index=False).encode()).hexdigest()}
-        if hasattr(value, "__array__") and hasattr(value, "shape") and value.shape != ():
-            import numpy as np
-
-            array = np.ascontiguousarray(value)
-            return {"array": [list(array.shape), str(array.dtype)], "id": hashlib.sha256(array.tobytes()).hexdigest()}
-        if callable(value):
-            return {"function": f"{value.__module__}.{value.__qualname__}", "code": code_digest(value.__module__)}
-        if isinstance(value, dict):
-            return {str(k): self._describe(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._describe(v) for v in value]
-        if hasattr(value, "item"):
-            return value.item()
-        return value if isinstance(value, str | int | float | bool | None) else repr(value)
+    def _artifact(self, path: Path) -> dict[str, Any] | None:
+        """Return what stands for a path inside the run (None for one outside): its name and identity."""
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            return None
+        name = path.resolve().relative_to(self.folder.resolve()).as_posix()
+        return {"artifact": name, "id": self.identity(name) if path.exists() else None}
 
     # what a run is told and tells
 
@@ -236,12 +208,12 @@ class Workspace:
 
     def record(self, stage: str, **numbers: Any) -> dict[str, Any]:
         """Write metrics of a stage into summary.json, {stage: {metric: number}}; return that stage's metrics."""
-        with self._lock():
+        with self.journal.lock():
             summary = self.summary
             summary.setdefault(stage, {}).update({k: plain(v) for k, v in numbers.items()})
             write_json(self.path("summary.json"), summary)
         if self.notebook:
-            with self._edit() as record:
+            with self.journal.edit() as record:
                 record.setdefault("notebooks", {}).setdefault(self.notebook, {})["stage"] = stage
         return summary[stage]
 
@@ -261,53 +233,23 @@ class Workspace:
         """
         mine = {"name": "default", "id": "default", "path": None} if movie is None else \
             {"name": Path(movie).name, "id": glance(resolve(movie)), "path": str(movie)}
-        theirs = self._load().get("movie")
+        theirs = self.journal.load().get("movie")
         if theirs and theirs["id"] != mine["id"]:
             changed = ", whose content has changed since" if theirs["name"] == mine["name"] else ""
             raise InputError("This workspace belongs to another movie.", where=self.label, got=mine["name"] + changed,
                              expected=theirs["name"], do="Give this movie a folder of its own with --workspace.")
-        with self._edit() as record:
+        with self.journal.edit() as record:
             record["movie"] = mine
-
-    # the record itself
-
-    def _load(self) -> dict[str, Any]:
-        path = self.path("workspace.json")
-        try:
-            return json.loads(path.read_text()) if path.exists() else {}
-        except json.JSONDecodeError as error:
-            raise InputError("The record of this run is damaged.", where=f"{self.label}/workspace.json", got=str(error),
-                             expected="JSON", do="Delete that file; artifacts will be made again.") from None
-
-    def _lock(self) -> FileLock:
-        return FileLock(self.path(".lock"), timeout=60)
-
-    @contextlib.contextmanager
-    def _edit(self) -> Iterator[dict[str, Any]]:
-        with self._lock():
-            record = self._load()
-            yield record
-            write_json(self.path("workspace.json"), record)
 
     def _note(self, kind: str, name: str) -> None:
         if self.notebook:
-            with self._edit() as record:
+            with self.journal.edit() as record:
                 entry = record.setdefault("notebooks", {}).setdefault(self.notebook, {})
                 entry[kind] = sorted({*entry.get(kind, []), name})
 
     def __repr__(self) -> str:
         n = len(self.artifacts)
         return f"Workspace {self.label}: profile {self.profile}, seed {self.seed}, device {self._device}, {n} artifacts"
-
-
-def plain(value: Any) -> Any:
-    """Turn a number of any library into one JSON can hold (NaN and infinity become null)."""
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value
 
 
 def recorded_movie(folder: str | Path) -> str | None:

@@ -5,8 +5,9 @@ import json
 import nbformat
 import pytest
 
-from cellfm_nb import notebooks
-from cellfm_nb.notebooks import NotebookFailed, run_notebooks
+from cellfm_nb import kernel, notebooks
+from cellfm_nb.kernel import NotebookFailed
+from cellfm_nb.notebooks import run_notebooks
 
 OPEN = ("import os\nfrom cellfm_nb.workspace import Workspace\n"
         "ws = Workspace.open(workspace, profile=profile, seed=seed, device=device)")
@@ -98,7 +99,7 @@ def test_bad_input_in_a_cell_has_status_2_and_its_own_words(home):
 
 
 def test_progress_of_a_long_cell_reaches_the_terminal(home, monkeypatch):
-    monkeypatch.setattr(notebooks, "RELAY_EVERY_S", 0.2)
+    monkeypatch.setattr(kernel, "RELAY_EVERY_S", 0.2)
     slow = book(home / "00_slow.ipynb", "import time\nfrom cellfm_nb.progress import track\n"
                 "for _ in track(range(6), 'count'): time.sleep(0.5)")
     lines = []

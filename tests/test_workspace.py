@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from cellfm_nb import provenance as files
+from cellfm_nb.arguments import describe
 from cellfm_nb.errors import InputError
 from cellfm_nb.workspace import Workspace
 
@@ -84,8 +85,7 @@ def test_inputs_count_by_content(ws):
     assert ws.make("b.txt", copy_upper, ws.read("a.txt")).read_text() == "TWO"
 
 
-def test_arrays_and_dataclasses_count_by_value(ws):
-    describe = ws._describe
+def test_arrays_and_dataclasses_count_by_value():
     assert describe(np.arange(3)) == describe(np.arange(3)) != describe(np.arange(3) + 1)
     assert describe(np.arange(3)) != describe(np.arange(3.0))
     assert describe(Options()) == describe(Options(3)) != describe(Options(4))

@@ -69,7 +69,7 @@ def run(tmp_path):
               source=str(raw), note="<b>bold</b>")
     ws.record("score", link_f1=0.934, trackpy_link_f1=0.871, detection_f1=0.95, trackpy_detection_f1=0.95,
               id_switches=4, trackpy_id_switches=2)
-    with ws._edit() as record:
+    with ws.journal.edit() as record:
         record["notebooks"]["02_curate_movies"].update(status="done", seconds=3.2, peak_mib=412,
                                                        parameters={"crop": None, "path": str(raw)})
     figures.keep(ws, "learning_curves", picture(), TABLE)
