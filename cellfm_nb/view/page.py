@@ -47,9 +47,17 @@ figure{margin:1.2rem 0 1.8rem}img{max-width:100%;height:auto;display:block}
 details summary{cursor:pointer;color:var(--blue);margin:.6rem 0}
 .columns{columns:20rem;column-gap:2.5rem}.columns section{break-inside:avoid;padding-bottom:.8rem}
 .columns h3{margin-top:.2rem}
-@media (max-width:40rem){img{width:100%!important}}
+.ledger td:first-child{font-weight:600;white-space:nowrap}.ledger td{font-size:.85rem;min-width:6rem}
+.ledger td:first-child{min-width:0}.ledger td:nth-child(5){color:var(--soft);overflow-wrap:anywhere}
+.mark{display:inline-block;border-left:4px solid;padding-left:.45rem}.mark.yes{border-color:#009E73}
+.mark.no{border-color:var(--warn)}.mark.open{border-color:#b5bcc5;color:var(--soft)}
+@media (max-width:40rem){img{width:100%!important}
+ .stack,.stack tbody,.stack tr,.stack td{display:block;min-width:0}.stack tr:first-child{display:none}
+ .stack tr{padding:.7rem 0;border-bottom:1px solid var(--line)}.stack td{border:0;padding:.1rem 0}
+ .stack td[data-head]:not(:nth-child(2)):not(:nth-child(3))::before{content:attr(data-head) ": ";color:var(--soft)}}
 @media print{body{max-width:none;font-size:10.5pt;padding:0}h2{break-after:avoid}
- figure,table,.card{break-inside:avoid}.wide{overflow:visible}}
+ figure,tr,.card{break-inside:avoid}table:not(.stack){break-inside:avoid}.wide{overflow:visible}
+ .ledger td,.ledger th{font-size:8pt;padding-right:.5rem;min-width:0}details:not([open])>*{display:none}}
 """
 
 
@@ -71,9 +79,21 @@ def paragraph(sentence: str, css: str = "") -> str:
     return f'<p class="{css}">{text(sentence)}</p>' if css else f"<p>{text(sentence)}</p>"
 
 
+class Markup(str):
+    """HTML that is set as it is."""
+
+
+def marked(words: str, css: str) -> Markup:
+    """Return words in a coloured mark: css "yes" | "no" | "open"."""
+    return Markup(f'<span class="mark {css}">{text(words)}</span>')
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "",
-          bold: Collection[tuple[int, int]] = ()) -> str:
-    """Return a table; columns of numbers are set to the right, the (row, column) cells named in bold."""
+          bold: Collection[tuple[int, int]] = (), css: str = "") -> str:
+    """Return a table; columns of numbers are set to the right, the (row, column) cells named in bold.
+
+    css: "stack" for a table of sentences, whose rows become blocks on a phone.
+    """
     rows = [list(row) for row in rows]
     if not rows:
         return ""
@@ -81,10 +101,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "",
     lines = [f"<caption>{text(caption)}</caption>"] if caption else []
     lines.append("<tr>" + "".join(f"<th{' class=n' * n}>{text(h)}</th>" for h, n in zip(head, numeric, strict=True)))
     for i, row in enumerate(rows):
-        css = [" ".join(["n"] * n + ["best"] * ((i, k) in bold)) for k, n in enumerate(numeric)]
-        cells = [f'<td class="{c}">{show(value)}</td>' for c, value in zip(css, row, strict=True)]
+        kinds = [" ".join(["n"] * n + ["best"] * ((i, k) in bold)) for k, n in enumerate(numeric)]
+        label = [f' data-head="{text(h)}"' if css and h else "" for h in head]
+        cells = [f'<td class="{c}"{h}>{show(value)}</td>' for c, h, value in zip(kinds, label, row, strict=True)]
         lines.append("<tr>" + "".join(cells))
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+    name = f' class="{css}"' if css else ""
+    return f'<div class="wide"><table{name}>{"".join(lines)}</table></div>'
 
 
 Number = int | float
@@ -92,6 +114,8 @@ Number = int | float
 
 def show(value: Any, unit: str = "") -> str:
     """Write a value for people: four significant digits, thousands apart, never a raw path; HTML-safe."""
+    if isinstance(value, Markup):
+        return value
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool):

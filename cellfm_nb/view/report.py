@@ -8,19 +8,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from cellfm_nb.claims import HOLDS, NOT, NOT_RUN, UNTESTABLE, WHEN, ledger
 from cellfm_nb.errors import InputError
 from cellfm_nb.view import page
 from cellfm_nb.view.cite import cite
+from cellfm_nb.view.report_tables import (
+    PEER,
+    STAGES,
+    artifacts,
+    compared,
+    entries,
+    flat,
+    inputs,
+    parameters,
+    stages,
+    times,
+)
 
-STAGES = {"start": "Machine", "movie": "Movie", "simulate": "Movie", "curate": "Curation", "pretrain": "Pretraining",
-          "features": "Features", "inspect": "Features", "repair": "Repair of defects", "stream": "Streaming",
-          "segment": "Segmentation", "track": "Tracking", "score": "Scores against truth",
-          "figures": "Figures"}  # fmt: skip
-BOOKKEEPING = ("seconds", "peak_mib")  # shown in the table of times instead
-PEER = "trackpy"
-LESS_IS_BETTER = ("error", "rmse", "switch", "false", "missed", "seconds", "mib")
 CAPTIONS = {
     "overview": "One frame: the volume, its features as colours, the segmented objects, the tracks.",
     "learning_curves": "Losses while the encoder learned.",
@@ -29,6 +33,9 @@ CAPTIONS = {
     "events": "Fissions and fusions over time.",
 }
 MAX_PICTURES_BYTES = 4_500_000
+MARKS = {HOLDS: "yes", WHEN: "yes", NOT: "no", UNTESTABLE: "open", NOT_RUN: "open"}
+COUNTED = {HOLDS: "hold", WHEN: "hold under a condition", NOT: "do not hold here", UNTESTABLE: "are untestable here",
+           NOT_RUN: "wait for a notebook or a bench"}
 
 
 def build(folder: str | Path) -> Path:
@@ -50,6 +57,7 @@ def build(folder: str | Path) -> Path:
         page.section("What to doubt", *warnings(record, summary, folder)),
         page.section("Scores against truth", scores(summary)),
         page.section("Pictures", *pictures(folder)),
+        page.section("Claims, tested on this run", claims(folder)),
         page.section("Numbers, stage by stage", stages(summary)),
         page.section("Time and memory", times(record)),
         page.section("Parameters", parameters(record)),
@@ -62,10 +70,6 @@ def build(folder: str | Path) -> Path:
     temporary.write_text(page.document(title, body), encoding="utf-8")
     os.replace(temporary, target)
     return target
-
-
-def load(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def heading(title: str, record: Mapping, folder: Path) -> str:
@@ -86,7 +90,7 @@ def heading(title: str, record: Mapping, folder: Path) -> str:
     if "real stack" in badges:
         what += " The volume called the stack is a real lattice light-sheet recording, deskewed here from raw."
     books = record.get("notebooks", {})
-    last = max([b.get("started", "") for b in books.values()] + [a["when"] for a in _artifacts(record).values()] + [""])
+    last = max([b.get("started", "") for b in books.values()] + [a["when"] for a in entries(record).values()] + [""])
     version = record.get("versions", {}).get("cellfm_nb", "?")
     facts = (f"Profile {record.get('profile')}, seed {record.get('seed')}, device {record.get('device')}, "
              f"cellfm_nb {version}. Last work {last[:16].replace('T', ' ')} UTC.")
@@ -125,7 +129,7 @@ def warnings(record: Mapping, summary: Mapping, folder: Path) -> Iterator[str]:
                 said.append(f"{STAGES.get(stage, stage)}: {page.named(metric)[0]} has no finite value.")
             elif isinstance(value, str) and "warning" in metric:
                 said.append(f"{STAGES.get(stage, stage)}: {value}")
-    mixed = sorted({a["by"] or name for name, a in _artifacts(record).items()
+    mixed = sorted({a["by"] or name for name, a in entries(record).items()
                     if (a.get("profile"), a.get("seed")) != (record.get("profile"), record.get("seed"))})
     if mixed:
         said.append(f"Made with another profile or seed than the run's present one: {', '.join(mixed)}.")
@@ -135,23 +139,6 @@ def warnings(record: Mapping, summary: Mapping, folder: Path) -> Iterator[str]:
     if not list((folder / "figures").glob("*.png")):
         said.append("There are no figures: notebook 10 has not been run.")
     return (f'<div class="warn">{page.text(sentence)}</div>' for sentence in said)
-
-
-def compared(summary: Mapping) -> pd.DataFrame:
-    """Return every score that the peer has too: metric (as in summary.json), unit, ours, trackpy, better."""
-    metrics = dict(flat(summary.get("score", {})))
-    rows = []
-    for name, theirs in metrics.items():
-        if PEER not in name:
-            continue
-        bare = name.replace(PEER, "").strip("_.").replace("__", "_").replace("..", ".")
-        known = [k for k in (bare, f"ours_{bare}", f"{bare}_ours", f"ours.{bare}", f"{bare}.ours") if k in metrics]
-        ours = metrics[known[0]] if known else None
-        less = any(word in bare for word in LESS_IS_BETTER)
-        tie = None in (ours, theirs) or ours == theirs
-        better = "" if tie else "ours" if (ours > theirs) != less else PEER
-        rows.append([bare, page.named(bare)[1], ours, theirs, better])
-    return pd.DataFrame(rows, columns=["metric", "unit", "ours", PEER, "better"])
 
 
 def scores(summary: Mapping) -> str:
@@ -179,87 +166,23 @@ def pictures(folder: Path) -> Iterator[str]:
         yield block
 
 
-def stages(summary: Mapping) -> str:
-    """Show the metrics of each stage, rounded, with units."""
-    order, blocks = list(STAGES), []
-    table = compared(summary)
-    beside = {*table["metric"], *(f"{PEER}_{m}" for m in table["metric"])}  # these have a table of their own
-    for stage in sorted(summary, key=lambda s: (order.index(s) if s in order else len(order), s)):
-        rows = []
-        for metric, value in flat(summary[stage]):
-            if metric not in BOOKKEEPING and not (stage == "score" and metric in beside):
-                label, unit = page.named(metric)
-                rows.append([label, value, unit])
-        if rows:
-            body = "".join(f"<tr><td>{page.text(label)}<td class=n>{page.show(value, unit)}"
-                           for label, value, unit in rows)
-            blocks.append(f"<section><h3>{page.text(STAGES.get(stage, page.named(stage)[0]))}</h3>"
-                          f'<div class="wide"><table>{body}</table></div></section>')
-    return f'<div class="columns">{"".join(blocks)}</div>' if blocks else ""
-
-
-def times(record: Mapping) -> str:
-    """Show how long each notebook took and its peak memory, and the total."""
-    books = {name: b for name, b in sorted(record.get("notebooks", {}).items()) if "seconds" in b}
-    rows = [[name, b["seconds"], b.get("peak_mib")] for name, b in books.items()]
-    if rows:
-        rows.append(["all", round(sum(r[1] for r in rows), 1), max((r[2] or 0) for r in rows)])
-    return page.table(["notebook", "seconds", "peak memory (MiB)"], rows,
-                      caption="As executed by `cellfm run`; the last line is the sum of times and the largest peak.")
-
-
-def parameters(record: Mapping) -> str:
-    """Show the parameters of each notebook, those shared by all left out after the first line."""
-    shared = ("workspace", "profile", "device", "seed")
-    rows = []
-    for name, book in sorted(record.get("notebooks", {}).items()):
-        given = {k: v for k, v in book.get("parameters", {}).items() if k not in shared}
-        rows += [[name, ", ".join(f"{k} = {v!r}" for k, v in given.items()) or "the profile's"]]
-    return page.table(["notebook", "set in its parameters cell (None: the profile's value)"], rows)
-
-
-def inputs(record: Mapping) -> str:
-    """List the files from outside the run that anything was made from, with their sha256."""
-    files = {item["file"]: item["id"] for a in _artifacts(record).values() for item in walk(a.get("params"))
-             if "file" in item}
-    return page.table(["input file", "sha256"], sorted(files.items()), caption="Files read from outside the run.")
-
-
-def artifacts(record: Mapping) -> str:
-    """List every artifact: which notebook made it when, from what, its content's digest; figures folded away."""
-    rows = []
-    for name, a in sorted(_artifacts(record).items()):
-        sources = sorted({item["artifact"] for item in walk(a.get("params")) if "artifact" in item})
-        size = a.get("bytes", 0) / 2**20
-        rows.append([name, a.get("by") or "by hand", (a.get("when") or "")[:16].replace("T", " "), round(size, 2),
-                     ", ".join(sources) or "–", (a.get("sha256") or a.get("key") or "")[:16]])
-    head = ["artifact", "made by", "when (UTC)", "MiB", "from", "sha256 (first 16)"]
-    drawn = [row for row in rows if row[0].startswith("figures/")]
-    main = page.table(head, [row for row in rows if row not in drawn], caption="Files of this run.")
-    folded = f"<details><summary>{len(drawn)} files of figures</summary>{page.table(head, drawn)}</details>"
-    return main + (folded if drawn else "")
+def claims(folder: Path) -> str:
+    """Show the ledger: how many claims hold, then one row each, with the figure and the reason."""
+    rows = ledger(folder)
+    short = rows["verdict"].where(~rows["verdict"].str.startswith(WHEN), WHEN)
+    count = short.value_counts()
+    told = ", ".join(f"{count[word]} {COUNTED[word]}" for word in COUNTED if word in count)
+    body = [[r.id, page.marked(r.verdict, MARKS[word]), r.claim, figure, r.tested, r.why] for r, word, figure in zip(
+        rows.rename(columns={"tested by": "tested"}).itertuples(), short, rows["our figure"], strict=True)]
+    note = ("What the articles behind this collection claim, in our words. Figures are read from this run; a "
+            "verdict follows from its figure, and a small run is a small witness.")
+    return page.paragraph(f"{len(rows)} claims: {told}.") + page.paragraph(note, "soft") + page.table(
+        ["", "verdict", "claim", "our figure", "tested by", "to know"], body, css="stack ledger")
 
 
 def citations(summary: Mapping) -> str:
     return "<ul>" + "".join(f"<li>{page.text(line)}</li>" for line in cite(summary)) + "</ul>"
 
 
-def flat(metrics: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of a possibly nested table of metrics."""
-    for name, value in (metrics or {}).items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def walk(value: Any) -> Iterator[dict]:
-    """Yield every dictionary inside a JSON value."""
-    if isinstance(value, dict):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from walk(inner)
-
-
-def _artifacts(record: Mapping) -> Mapping[str, Any]:
-    return record.get("artifacts", {})
+def load(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

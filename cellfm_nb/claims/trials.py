@@ -1,0 +1,245 @@
+"""Small tests of claims that no stage makes on its own way: seconds each, on a volume or a small simulated scene.
+
+Each returns named figures; which of them decides a claim, and how, stands in ledger.yaml.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+
+from cellfm_nb.curate import crops, fit_noise, normalize
+from cellfm_nb.curate.resample import resample
+from cellfm_nb.encoder import Encoder, EncoderConfig
+from cellfm_nb.pretrain.masks import block_mask
+from cellfm_nb.score.detection import score_detection
+from cellfm_nb.seeds import rng
+from cellfm_nb.segment import detect_with
+from cellfm_nb.segment.filters import log_response
+from cellfm_nb.segment.maxima import footprint_size, local_maxima
+from cellfm_nb.simulate import Scene, scenario, scenario_optics
+
+POSITION = ["z_um", "y_um", "x_um"]
+KMEANS_K, KMEANS_PERCENTILES = 4, (99.75, 99.9)  # the seed's
+RATIOS = (1.08, 1.2, 1.4, 1.8, 3.0)  # light of a punctum over its background; the seed's example is 130 over 120
+
+
+def slice_by_slice(encoder: Encoder, volume: np.ndarray) -> dict[str, float]:
+    """Compare features of a volume with those of its slabs, each encoded alone (A03: slices break across planes).
+
+    volume (z, y, x), normalised. Returns: "3D" and "slabs", the mean cosine of a token to the one beneath it after the
+    mean token is taken away; a slab is one token thick, so it knows nothing of its neighbours.
+    """
+    thick = encoder.config.patch[0]
+    volume = np.ascontiguousarray(volume[: len(volume) // thick * thick], np.float32)
+    slabs = volume.reshape(-1, thick, *volume.shape[1:])
+    device = next(encoder.parameters()).device
+    with torch.inference_mode():
+        whole = encoder(torch.from_numpy(volume)[None, None].to(device), saliency=False)
+        parts = encoder(torch.from_numpy(slabs)[:, None].to(device), saliency=False)
+    found = {"3D": whole.patches.reshape(*whole.grid, -1), "slabs": parts.patches.reshape(*whole.grid, -1)}
+    out = {}
+    for name, tokens in found.items():
+        tokens = tokens - tokens.mean(dim=(0, 1, 2))
+        out[name] = float(torch.cosine_similarity(tokens[1:], tokens[:-1], dim=-1).mean())
+    return out
+
+
+def resampling_memory(shape: Sequence[int] = (24, 160, 160), factor: float = 2.404) -> dict[str, float]:
+    """Measure the memory that our resampling needs above its output, in output sizes (A08)."""
+    volume = np.ones(shape, np.float32)
+    tracemalloc.start()
+    try:
+        out, _ = resample(volume, (factor, 1, 1), (1, 1, 1))
+        return {"above the output": (tracemalloc.get_traced_memory()[1] - out.nbytes) / out.nbytes}
+    finally:
+        tracemalloc.stop()
+
+
+def crop_settings(normalized: np.ndarray, box: Sequence[int], seed: int) -> dict[str, float]:
+    """Sweep k-means crops over k and the percentiles of what counts as bright (A06).
+
+    Parameters: normalized (z, y, x); box, a crop (z, y, x); seed. Returns: share of signal in the crops at the
+    seed's settings and at the worst of the sweep, both over that at the best; empty without signal.
+    """
+    mask, crop, room = crops.signal_mask(normalized), np.array(box), np.array(normalized.shape) - box
+    held = {}
+    for k in (2, 4, 8):
+        for band in ((99.0, 99.5), (99.5, 99.75), KMEANS_PERCENTILES, (99.9, 99.99)):
+            centres = [crops.kmeans_centres(normalized, k, rng(seed, "sweep", i), band) for i in range(5)]
+            corners = [np.clip(c - crop // 2, 0, room) for c in centres if c is not None]
+            held[k, band] = float(crops.box_means(mask, np.concatenate(corners), crop).mean()) if corners else 0.0
+    ours, best = held[KMEANS_K, KMEANS_PERCENTILES], max(held.values())
+    return {"stated": ours / best, "worst": min(held.values()) / best, "signal at best": best} if best else {}
+
+
+def shuffled_patches(seed: int) -> dict[str, float]:
+    """Shuffle the patches of a volume and see whether features notice (A11: a Conv3d embedding knows the place).
+
+    Returns: the largest difference between the tokens of the shuffled volume and the shuffled tokens of the volume,
+    over their size: 0 means that the encoder can't tell where a patch is. Untrained, without positions, with plain
+    Conv3d patches, and with the overlapping filters of this project.
+    """
+    draw = rng(seed, "shuffle")
+    side, grid = (4, 8, 8), (3, 3, 3)
+    patches = draw.normal(size=(27, *side)).astype(np.float32)
+    order = draw.permutation(27)
+
+    def volume(patches: np.ndarray) -> torch.Tensor:
+        whole = patches.reshape(*grid, *side).transpose(0, 3, 1, 4, 2, 5).reshape([g * s for g, s in zip(grid, side,
+                                                                                                        strict=True)])
+        return torch.from_numpy(np.ascontiguousarray(whole))[None, None]
+
+    out = {}
+    for name, stem in (("Conv3d patches", "patch"), ("overlapping filters", "dog")):
+        encoder = Encoder(EncoderConfig(patch=side, width=48, depth=2, heads=4, stem=stem), seed=seed).eval()
+        with torch.inference_mode():
+            if stem == "patch":  # ours lets plain patches see their neighbours; the claim's do not
+                encoder.stem.mix.weight.zero_()
+            here, there = (encoder(volume(p)).patches[0] for p in (patches, patches[order]))
+        out[name] = float((there - here[order]).abs().max() / here.abs().mean())
+    return out
+
+
+def hidden_voxels(normalized: np.ndarray, seed: int, share: float = 0.4) -> dict[str, float]:
+    """Guess hidden voxels from their neighbours (A17: scattered voxels are trivial to guess, blocks are not).
+
+    Parameters: normalized (z, y, x); seed; share hidden. The guess is the Gaussian mean of what is seen nearby, of the
+    width that does best. Returns: share of the variance explained, for scattered voxels and for blocks; the image is
+    smoothed by one voxel first, so that the noise, which nobody can guess, does not decide.
+    """
+    image = crops.binomial(normalized)
+    grid, cell = tuple(n // 4 for n in image.shape), (4, 4, 4)
+    image = image[tuple(slice(0, 4 * g) for g in grid)]
+    draw = rng(seed, "hide")
+    blocks = np.kron(block_mask(grid, round(share * np.prod(grid)), draw), np.ones(cell)) > 0
+    out = {}
+    for name, hidden in {"scattered": draw.random(image.shape) < share, "blocks": blocks}.items():
+        left = []
+        for sd in (0.7, 1.0, 1.5, 2.5, 4.0):
+            seen = ndimage.gaussian_filter((~hidden).astype(np.float32), sd)
+            guess = ndimage.gaussian_filter(np.where(hidden, 0, image), sd) / np.maximum(seen, 1e-6)
+            left.append(np.mean((guess - image)[hidden] ** 2) / image[hidden].var())
+        out[name] = float(1 - min(left))
+    return out
+
+
+def scales_of_blobs(normalized: Mapping[int, np.ndarray], truth: pd.DataFrame, spacing_um: Sequence[float],
+                    sigma_um: Sequence[float]) -> dict[str, float]:
+    """Find puncta as maxima of a Laplacian of Gaussian, at one scale and at the maximum over several (A32).
+
+    Parameters: normalized, volumes (z, y, x) by frame; truth, their visible positions in um; spacing_um; sigma_um of
+    the PSF. Returns: F1 within one full width at half maximum, the threshold the best by truth for each.
+    """
+    maps = {"one scale": (1.0,), "three scales": (1.0, 1.5, 2.2)}
+    out = {}
+    for name, scales in maps.items():
+        tables = {}
+        for t, volume in normalized.items():
+            response = np.max([log_response(volume, spacing_um, np.multiply(sigma_um, s)) for s in scales], axis=0)
+            peak = local_maxima(response, footprint_size(np.asarray(spacing_um), np.asarray(sigma_um)), response.std())
+            tables[t] = pd.DataFrame(peak * np.asarray(spacing_um), columns=POSITION).assign(
+                score=response[tuple(peak.T)])
+        out[name] = best_f1(tables, truth, [2.355 * s for s in sigma_um])
+    return out
+
+
+def best_f1(tables: Mapping[int, pd.DataFrame], truth: pd.DataFrame, reach_um: Sequence[float]) -> float:
+    """Return the F1 of scored finds by frame, at the threshold that is best by truth."""
+    scores = np.concatenate([np.sort(table["score"].to_numpy())[-1000:] for table in tables.values()])
+    true = {t: truth.loc[truth["frame"] == t, POSITION].to_numpy() for t in tables}
+    cuts = np.unique(np.quantile(scores, np.linspace(0, 0.999, 60))) if len(scores) else [0.0]
+    return max(score_detection([(x.loc[x["score"] >= cut, POSITION].to_numpy(), true[t]) for t, x in tables.items()],
+                               reach_um).f1 for cut in cuts)
+
+
+def otsu_against_light(seed: int) -> dict[str, float]:
+    """Find puncta by Voronoi-Otsu at several ratios of light to background, plain and denoised first (A36, A37).
+
+    Simulated scenes of the scenario `sparse`, one frame each; the frame is normalised (without that nothing is found).
+    Denoised: a Gaussian as wide as the PSF. Returns: F1 within one full width, "1.08", "1.08 denoised", ...
+    """
+    optics, camera = scenario_optics()
+    reach, out = [2.355 * s for s in optics.sigma_um], {}
+    for ratio in RATIOS:
+        config = scenario("sparse", 1.0, shape=(1, 32, 112, 112), n_puncta=16)
+        level = config.background_photons
+        config = replace(config, snr=(ratio - 1) * level / np.sqrt(level + camera.read_noise**2))
+        scene = Scene(config, optics, camera, seed)
+        frame = scene.render(0)[0]
+        volume = normalize(frame, fit_noise(frame), config.spacing_um)
+        smooth = ndimage.gaussian_filter(volume, np.divide(optics.sigma_um, config.spacing_um))
+        true = scene.truth.positions.query("frame == 0 and visible")[POSITION].to_numpy()
+        for name, image in ((f"{ratio:g}", volume), (f"{ratio:g} denoised", smooth)):
+            found = detect_with("voronoi_otsu", image, config.spacing_um, optics.sigma_um)[POSITION].to_numpy()
+            out[name] = score_detection([(found, true)], reach).f1
+    return out
+
+
+def centre_errors(frames: Mapping[int, np.ndarray], labels: Mapping[int, np.ndarray], truth: pd.DataFrame,
+                  spacing_um: Sequence[float], distance_um: float = 0.5) -> dict[str, float]:
+    """Compare intensity-weighted with geometric centres of the objects found (A38).
+
+    Parameters: frames and labels, (z, y, x) by frame; truth, visible positions in um; spacing_um; distance_um, how far
+    an object may be from a true place. The light under an object is what is above the median of the frame.
+    Returns: root mean square error in um over matched objects, "weighted", "geometric", and the first over the second.
+    """
+    from scipy.spatial import cKDTree
+
+    errors: dict[str, list[float]] = {"weighted": [], "geometric": []}
+    for t, label in labels.items():
+        ids = np.unique(label[label > 0])
+        true = truth.loc[truth["frame"] == t, POSITION].to_numpy()
+        if not len(ids) or not len(true):
+            continue
+        light = np.maximum(frames[t] - np.median(frames[t]), 1e-3)
+        centres = {"weighted": ndimage.center_of_mass(light, label, ids),
+                   "geometric": ndimage.center_of_mass(label > 0, label, ids)}
+        at = np.array(centres["geometric"]) * spacing_um
+        far, nearest = cKDTree(true).query(at)
+        kept = far < distance_um
+        for name, centre in centres.items():
+            errors[name] += (((np.array(centre) * spacing_um - true[nearest]) ** 2).sum(1))[kept].tolist()
+    out = {name: float(np.sqrt(np.mean(e))) if e else float("nan") for name, e in errors.items()}
+    return out | {"weighted over geometric": out["weighted"] / out["geometric"]}
+
+
+def bleached_seeds(maps: Mapping[str, np.ndarray], positive: np.ndarray) -> dict[str, float]:
+    """Ask whether one threshold holds while the light fades (A34).
+
+    Parameters: maps, name -> (frames, tokens), what is thresholded; positive (frames, tokens) bool, tokens that truly
+    hold an object. The threshold is the best one on the first third of the frames. Returns: F1 of the tokens on the
+    last third over that on the first, by name.
+    """
+    third = max(1, len(positive) // 3)
+
+    def f1(found: np.ndarray, true: np.ndarray) -> float:
+        return 2 * np.sum(found & true) / max(found.sum() + true.sum(), 1)
+
+    out = {}
+    for name, values in maps.items():
+        first, last = values[:third], values[-third:]
+        cut = max(np.quantile(first, np.linspace(0.5, 0.999, 100)), key=lambda c: f1(first >= c, positive[:third]))
+        out[name] = float(f1(last >= cut, positive[-third:]) / max(f1(first >= cut, positive[:third]), 1e-9))
+    return out
+
+
+def made_from_labels(artifacts: Mapping[str, Mapping]) -> dict[str, int]:
+    """Count the artifacts of a run that were made from truth (A43: no human label is used anywhere).
+
+    Parameters: artifacts, of workspace.json. Returns: "artifacts", how many there are; "from truth", how many name
+    the truth among what they were made from. Readers' verdicts on frames are no labels of objects.
+    """
+    def named(value: object) -> bool:
+        if isinstance(value, Mapping):
+            return str(value.get("artifact", "")).split("/")[0] == "truth" or any(map(named, value.values()))
+        return isinstance(value, list) and any(map(named, value))
+
+    made = {name: entry for name, entry in artifacts.items() if name.split("/")[0] not in ("truth", "figures")}
+    return {"artifacts": len(made), "from truth": sum(named(entry.get("params")) for entry in made.values())}
