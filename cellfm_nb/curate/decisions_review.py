@@ -1,12 +1,14 @@
-"""A reader's way through the frames of a movie, without a screen: what is shown, what was said, what comes next."""
+"""A reader's way through a queue, without a screen: what is shown, what was said, what comes next."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from cellfm_nb.curate.decisions import Decisions
+from cellfm_nb.curate.decisions import Decision, Decisions
 from cellfm_nb.curate.quality_summary import ranked
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import rng
@@ -14,76 +16,124 @@ from cellfm_nb.seeds import rng
 SHOW = ("all", "undecided", "unsure")
 
 
-class Review:
-    """One reader's way through the frames of one channel: where they are, what they said, what comes next.
+class Queue:
+    """One reader's way through items: where they are, what they said, what comes next.
+
+    Parameters: items, in the order they are shown; decisions, the file of the readers' words; reader; blind, a random
+    order of the reader's own; seed of that order, purpose, its key. It has no state of its own but the place, `here`
+    (None when the filter holds nothing): all else is read from the file, so a new kernel goes on where one stopped.
+    A subclass says which decision is on which item (`item_of`), and how one is written (`write`).
+    """
+
+    def __init__(self, items: Sequence[Any], decisions: str | Path, reader: str, blind: bool = False, seed: int = 0,
+                 purpose: str = "") -> None:
+        if not reader.strip():
+            raise InputError("Who decides?", got="no reader", expected="a name", do="Set reader to your name.")
+        self.book, self.reader, self.blind, self.show = Decisions(decisions), reader, blind, "all"
+        items = list(items)
+        self.order = [items[i] for i in rng(seed, purpose, reader).permutation(len(items))] if blind else items
+        left = self.shown("undecided")  # a session goes on where the last one stopped
+        self.here: Any = (left or self.order or [None])[0]
+
+    def item_of(self, decision: Decision) -> Any:
+        """Return the item a decision is on, None where it is on none of these."""
+        raise NotImplementedError
+
+    def write(self, item: Any, verdict: str, reason: str) -> None:
+        """Put a verdict on an item into the file."""
+        raise NotImplementedError
+
+    def changed(self) -> None:
+        """Do what must follow when the file has changed."""
+
+    def proposal(self, item: Any) -> str | None:
+        """Return what a rule says of an item, where there is one and it may be known."""
+
+    @property
+    def said(self) -> dict[Any, str]:
+        """The reader's own verdicts, by item."""
+        last = {self.item_of(d): d.verdict for d in self.book.standing(self.reader)}
+        return {item: last[item] for item in self.order if item in last}
+
+    def shown(self, show: str | None = None) -> list[Any]:
+        """Return the items of a filter, in order: all; undecided by the reader; unsure to them (or to the rule)."""
+        show, said = show or self.show, self.said
+        keep = {"all": lambda i: True, "undecided": lambda i: i not in said,
+                "unsure": lambda i: said.get(i, self.proposal(i)) == "unsure"}[show]
+        return [item for item in self.order if keep(item)]
+
+    def decide(self, verdict: str, reason: str = "") -> None:
+        """Write a verdict on the item shown, and go on to the next."""
+        if self.here is not None:
+            self.write(self.here, verdict, reason)
+            self.changed()
+            self.go(1)
+
+    def undo(self) -> None:
+        """Withdraw the reader's last word on these items, and show that item again."""
+        known = set(self.order)
+        mine = [d for d in self.book.standing(self.reader) if self.item_of(d) in known]
+        if mine:
+            self.book.withdraw(mine[-1])
+            self.changed()
+            self.here = self.item_of(mine[-1])
+
+    def go(self, step: int) -> None:
+        """Go to the next (1) or previous (-1) item of the filter, round its end; None when it holds none."""
+        shown = set(self.shown())
+        at = self.order.index(self.here) if self.here in self.order else -1
+        around = [self.order[(at + step * k) % len(self.order)] for k in range(1, len(self.order) + 1)]
+        self.here = next((item for item in around if item in shown), None)
+
+    def filter(self, show: str) -> None:
+        """Change the filter; stay where you are if the item is in it."""
+        self.show = show
+        if self.here not in self.shown():
+            self.go(1)
+
+    def progress(self) -> str:
+        """Say how much is decided, and by whom."""
+        return f"{len(self.said)} of {len(self.order)} decided by {self.reader}"
+
+
+class Review(Queue):
+    """One reader's way through the frames of one channel.
 
     Parameters: quality, the rule's table; decisions, the file of the readers' words; reader; movie and digest, the
     name and the digest of the movie's content; channel; blind, a random order of the reader's own, and nothing of the
-    rule shown; seed of that order. It has no state of its own but the place: all else is read from the file.
+    rule shown; seed of that order.
     """
 
     def __init__(self, quality: pd.DataFrame, decisions: str | Path, reader: str, movie: str, digest: str,
                  channel: int = 0, blind: bool = False, seed: int = 0) -> None:
-        if not reader.strip():
-            raise InputError("Who decides?", got="no reader", expected="a name", do="Set reader to your name.")
-        self.quality, self.book = ranked(quality), Decisions(decisions)
-        self.reader, self.movie, self.digest, self.channel = reader, movie, digest, int(channel)
-        self.blind, self.show = blind, "all"
-        frames = self.quality.frame.astype(int).tolist()
-        self.order = rng(seed, "curation", reader).permutation(frames).tolist() if blind else frames
-        left = self.shown("undecided")  # a session goes on where the last one stopped
-        self.frame: int | None = (left or self.order or [None])[0]
+        self.quality, self.movie, self.digest, self.channel = ranked(quality), movie, digest, int(channel)
+        super().__init__(self.quality.frame.astype(int).tolist(), decisions, reader, blind, seed, "curation")
 
     @property
-    def said(self) -> dict[int, str]:
-        """The reader's own verdicts, by frame."""
-        last = self.book.of(self.digest, self.reader)
-        last = last[last.channel == self.channel]
-        return dict(zip(last.frame.astype(int), last.verdict, strict=True))
+    def frame(self) -> int | None:
+        """The frame that is shown."""
+        return self.here
 
-    def shown(self, show: str | None = None) -> list[int]:
-        """Return the frames of a filter, in order: all; undecided by the reader; unsure to them (or to the rule)."""
-        show, said = show or self.show, self.said
-        rule = {} if self.blind else dict(zip(self.quality.frame, self.quality.verdict, strict=True))
-        keep = {"all": lambda f: True, "undecided": lambda f: f not in said,
-                "unsure": lambda f: said.get(f, rule.get(f)) == "unsure"}[show]
-        return [f for f in self.order if keep(f)]
+    def item_of(self, decision: Decision) -> int | None:
+        """Return the frame a decision is on, None for another movie or channel."""
+        return decision.frame if (decision.digest, decision.channel) == (self.digest, self.channel) else None
 
-    def decide(self, verdict: str, reason: str = "") -> None:
-        """Write a verdict on the frame shown, and go on to the next."""
-        if self.frame is not None:
-            self.book.decide(self.reader, self.movie, self.digest, self.frame, verdict, reason, self.channel)
-            self.go(1)
+    def write(self, item: int, verdict: str, reason: str) -> None:
+        """Put a verdict on a frame into the file."""
+        self.book.decide(self.reader, self.movie, self.digest, item, verdict, reason, self.channel)
 
-    def undo(self) -> None:
-        """Withdraw the reader's last word on this movie, and show that frame again."""
-        mine = [d for d in self.book.standing(self.reader) if (d.digest, d.channel) == (self.digest, self.channel)]
-        if mine:
-            self.book.withdraw(mine[-1])
-            self.frame = mine[-1].frame
-
-    def go(self, step: int) -> None:
-        """Go to the next (1) or previous (-1) frame of the filter, round its end; None when it holds none."""
-        shown = set(self.shown())
-        at = self.order.index(self.frame) if self.frame in self.order else -1
-        around = [self.order[(at + step * k) % len(self.order)] for k in range(1, len(self.order) + 1)]
-        self.frame = next((f for f in around if f in shown), None)
-
-    def filter(self, show: str) -> None:
-        """Change the filter; stay where you are if the frame is in it."""
-        self.show = show
-        if self.frame not in self.shown():
-            self.go(1)
+    def proposal(self, item: int) -> str | None:
+        """Return the rule's verdict on a frame; nothing when the reader is blind."""
+        return None if self.blind else self.quality.loc[self.quality.frame == item, "verdict"].iloc[0]
 
     def caption(self) -> str:
         """Say which frame this is, what the rule and the reader said of it, and how much is decided."""
-        said = self.said
-        done = f"{len(said)} of {len(self.order)} decided by {self.reader}"
-        if self.frame is None:
+        said, done = self.said, self.progress()
+        if self.here is None:
             return f"Nothing to show among: {self.show}. {done}."
-        row = self.quality[self.quality.frame == self.frame].iloc[0]
-        mine = f"you said {said[self.frame]}" if self.frame in said else "undecided"
+        row = self.quality[self.quality.frame == self.here].iloc[0]
+        mine = f"you said {said[self.here]}" if self.here in said else "undecided"
         if self.blind:
-            return f"Picture {self.order.index(self.frame) + 1} of {len(self.order)}: {mine}. {done}."
+            return f"Picture {self.order.index(self.here) + 1} of {len(self.order)}: {mine}. {done}."
         why = f" ({row.reason})" if row.reason else ""
-        return f"Frame {self.frame}, snr {row.snr:.1f}: {row.by} says {row.verdict}{why}; {mine}. {done}."
+        return f"Frame {self.here}, snr {row.snr:.1f}: {row.by} says {row.verdict}{why}; {mine}. {done}."

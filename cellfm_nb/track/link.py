@@ -8,6 +8,7 @@ scale is estimated from the movie. Nothing is random: equal input gives equal ou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pandas as pd
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.track.motion import Scales
+from cellfm_nb.track.review import apply_review
 from cellfm_nb.track.window import join_objects
 
 POSITION = ["z_um", "y_um", "x_um"]
@@ -103,10 +105,15 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
 
 
 def write_linking(tracks_path: Path, events_path: Path, scales_path: Path, objects_path: Path,
-                  spacing_um: tuple[float, float, float], dt_s: float, **options: Any) -> None:
-    """Link the objects of a parquet file and write tracks.csv, events.csv and scales.csv (for `Workspace.make`)."""
+                  spacing_um: tuple[float, float, float], dt_s: float, reviewed: Mapping[str, str] | None = None,
+                  **options: Any) -> None:
+    """Link the objects of a parquet file and write tracks.csv, events.csv and scales.csv (for `Workspace.make`).
+
+    reviewed: what readers said of events (see `apply_review`).
+    """
     linking = link_objects(pd.read_parquet(objects_path), spacing_um, dt_s, **options)
-    for path, table in ((tracks_path, linking.tracks), (events_path, linking.events),
+    events = apply_review(linking.events, reviewed or {})
+    for path, table in ((tracks_path, linking.tracks), (events_path, events),
                         (scales_path, linking.scale_table())):
         table.to_csv(path, index=False)
 

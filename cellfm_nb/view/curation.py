@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,67 +12,35 @@ import pandas as pd
 from matplotlib import rc_context
 
 from cellfm_nb.curate.decisions import VERDICTS
-from cellfm_nb.curate.decisions_review import SHOW, Review
+from cellfm_nb.curate.decisions_review import Review
 from cellfm_nb.curate.quality_summary import ranked
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 from cellfm_nb.provenance import outside_digest
 from cellfm_nb.view.canvas import caption, draw, image_grid, nothing
+from cellfm_nb.view.desk import Desk
+from cellfm_nb.view.pixels import png
 from cellfm_nb.view.style import GREEN, STYLE, VERMILION, YELLOW, Picture, contrast, nice_length, scale_bar
-from cellfm_nb.view.where import headless
 
 COLOURS = {"accept": GREEN, "unsure": YELLOW, "reject": VERMILION}
-STYLES = {"accept": "success", "unsure": "warning", "reject": "danger"}
 Projections = Mapping[int, np.ndarray] | Sequence[np.ndarray] | np.ndarray  # (y, x) by frame
 
 
-class Gallery(Review):
-    """Show a `Review` as widgets, made by `curation_gallery`; `widgets` holds them by name (empty headless)."""
+class Gallery(Desk, Review):
+    """Show a `Review` of frames as widgets, made by `curation_gallery` (see `Desk` for the widgets and classes)."""
+
+    css = "cellfm-gallery"
 
     def __init__(self, projection: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.projection = projection
-        self.widgets: dict[str, Any] = {}
-        self._box = None if headless() else self._build()
+        self.furnish()
 
-    def _build(self) -> Any:
-        import ipywidgets as w
+    caption = Review.caption
 
-        buttons = {v: w.Button(description=v, button_style=STYLES[v]) for v in VERDICTS}
-        moves = {name: w.Button(description=name) for name in ("previous", "next", "undo")}
-        self.widgets = {"image": w.Image(format="png", width=480), "caption": w.HTML(), "message": w.HTML(),
-                        "reason": w.Text(placeholder="reason (optional)", continuous_update=True),
-                        "show": w.ToggleButtons(options=SHOW, value=self.show), **buttons, **moves}
-
-        def said(verdict: str) -> None:
-            self.decide(verdict, self.widgets["reason"].value)
-            self.widgets["reason"].value = ""  # only once it is on disk
-
-        actions = {v: functools.partial(said, v) for v in VERDICTS} | {
-            "previous": functools.partial(self.go, -1), "next": functools.partial(self.go, 1), "undo": self.undo}
-        for name, action in actions.items():
-            self.widgets[name].on_click(lambda _, action=action: self._do(action))
-        self.widgets["show"].observe(lambda change: self._do(functools.partial(self.filter, change["new"])), "value")
-        self._do(lambda: None)
-        return w.VBox([self.widgets["show"], self.widgets["image"], self.widgets["caption"], self.widgets["reason"],
-                       w.HBox(list(buttons.values())), w.HBox(list(moves.values())), self.widgets["message"]])
-
-    def _do(self, action: Any) -> None:
-        """Do what was clicked and draw again; what goes wrong is said beneath the buttons, never lost in a log."""
-        try:
-            action()
-            told = "; ".join(self.book.notes)
-        except (InputError, OSError) as error:
-            told = f"Not written: {error}"
-        self.widgets["message"].value = html.escape(told)
-        self.widgets["caption"].value = html.escape(self.caption())
-        self.widgets["image"].layout.visibility = "hidden" if self.frame is None else "visible"
-        if self.frame is not None:
-            self.widgets["image"].value = png(self.projection(self.frame))
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        bundle = dict(self._box._repr_mimebundle_(**kwargs)) if self._box is not None else {}
-        return bundle | {"text/plain": repr(self)}
+    def pictures(self) -> dict[str, bytes]:
+        """Return the projection of the frame shown."""
+        return {"image": png(self.projection(self.here), getattr(self.projection, "spacing_um", None))}
 
     def __repr__(self) -> str:
         return f"Gallery of {self.movie}, channel {self.channel}. {self.caption()}"
@@ -121,8 +87,8 @@ def gallery_figure(movie: str | Path | Movie | Projections, quality: pd.DataFram
             spine.set(visible=True, color=COLOURS[row.verdict], linewidth=3)
         ax.set_title(f"{row.frame}: {row.verdict}", fontsize=9)
         ax.set_xlabel(shorten(row.reason or f"snr {row.snr:.1f}"), fontsize=7)
-    if spacing != (1.0, 1.0, 1.0):
-        scale_bar(axes[0], nice_length(2 * images[0].shape[1] * spacing[2]))  # a longer one: tiles are small
+    unit = "px" if spacing == (1.0, 1.0, 1.0) else "µm"
+    scale_bar(axes[0], nice_length(2 * images[0].shape[1] * spacing[2]), unit=unit)  # a longer one: tiles are small
     count = quality.verdict.value_counts()
     told = ", ".join(f"{count.get(v, 0)} {v}" for v in VERDICTS)
     deciders = ", ".join(sorted({who for by in quality.by for who in str(by).split(", ")}))
@@ -149,17 +115,6 @@ def projector(movie: str | Path | Movie | Projections, c: int = 0) -> Any:
     if isinstance(movie, Movie):
         look.spacing_um = movie.spacing_um
     return look
-
-
-def png(image: np.ndarray) -> bytes:
-    """Return an image (y, x) as PNG, contrast from its own percentiles."""
-    from PIL import Image
-
-    low, high = contrast(image)
-    grey = np.clip((np.nan_to_num(image.astype(np.float32)) - low) / (high - low), 0, 1)
-    stream = io.BytesIO()
-    Image.fromarray((255 * grey).astype(np.uint8)).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def shorten(text: str, length: int = 24) -> str:

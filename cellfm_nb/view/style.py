@@ -92,14 +92,14 @@ def nice_length(extent: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= target * (1 + 1e-9)))
 
 
-def scale_bar(ax: Axes, length_um: float | None = None, color: str = "white") -> float:
-    """Draw a scale bar with its length at the lower left of an image in um; return the length."""
+def scale_bar(ax: Axes, length_um: float | None = None, color: str = "white", unit: str = "µm") -> float:
+    """Draw a scale bar with its length at the lower left of an image in um (or another unit); return the length."""
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()  # y runs down: bottom > top
     length = length_um or nice_length(abs(right - left))
     x0, y0 = left + 0.04 * (right - left), bottom + 0.06 * (top - bottom)
     ax.plot([x0, x0 + length], [y0, y0], color=color, lw=3, solid_capstyle="butt")
     middle, above = x0 + length / 2, y0 + 0.025 * (top - bottom)
-    ax.text(middle, above, f"{length:g} µm", color=color, ha="center", va="bottom", fontsize=9)
+    ax.text(middle, above, f"{length:g} {unit}", color=color, ha="center", va="bottom", fontsize=9)
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
     return length

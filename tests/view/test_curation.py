@@ -11,7 +11,7 @@ from cellfm_nb.curate.decisions import Decisions, apply_decisions
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 from cellfm_nb.provenance import outside_digest
-from cellfm_nb.view import curation
+from cellfm_nb.view import desk
 from cellfm_nb.view.curation import curation_gallery, gallery_figure
 
 N = 6
@@ -33,7 +33,7 @@ def movie(tmp_path):
 @pytest.fixture
 def looked_at(monkeypatch):
     pytest.importorskip("ipywidgets")
-    monkeypatch.setattr(curation, "headless", lambda: False)
+    monkeypatch.setattr(desk, "headless", lambda: False)
 
 
 def test_clicks_are_decisions_on_disk(movie, quality, tmp_path, looked_at):
@@ -82,7 +82,11 @@ def test_the_picture_is_the_frames_projection(movie, quality, tmp_path, looked_a
     gallery = curation_gallery(movie, quality, tmp_path / "d.csv", "ann")
     shown = np.asarray(Image.open(io.BytesIO(gallery.widgets["image"].value)))
     truth = Movie.open(movie).frame(1).max(0)
-    assert shown.shape == truth.shape and np.corrcoef(shown.ravel(), truth.ravel())[0, 1] > 0.98
+    assert shown.shape == (288, 480)  # 24 times as large
+    once = shown[12::24, 12::24][:10]  # above the scale bar
+    assert np.corrcoef(once.ravel(), truth[:10].ravel())[0, 1] > 0.98
+    bar = shown[276, 10:]  # 0.5 um are five voxels of 0.1 um
+    assert (bar[:120] == 255).sum() >= 118 and bar[122] < 255
     assert "application/vnd.jupyter.widget-view+json" in gallery._repr_mimebundle_()
 
 
