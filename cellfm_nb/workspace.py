@@ -14,7 +14,7 @@ from cellfm_nb.atomic import remove, replace, write_json
 from cellfm_nb.errors import InputError
 from cellfm_nb.here import current_notebook, pick_device, resolve
 from cellfm_nb.journal import Journal
-from cellfm_nb.progress import clock
+from cellfm_nb.progress import busy, clock
 from cellfm_nb.provenance import (
     HASH_LIMIT_BYTES,
     code_digest,
@@ -134,7 +134,8 @@ class Workspace:
         else:
             partial = [self._partial(path, key, keep=resume) for path in paths]
             try:
-                function(*partial, *args, **kwargs)
+                with busy(names[0], self.artifacts.get(names[0], {}).get("seconds")):
+                    function(*partial, *args, **kwargs)
                 for temporary, path in zip(partial, paths, strict=True):
                     replace(temporary, path)
             except BaseException:

@@ -18,6 +18,7 @@ import psutil
 
 from cellfm_nb.atomic import write_json
 from cellfm_nb.errors import InputError
+from cellfm_nb.progress import busy
 
 BENCHES = {
     "attention": "blockwise exact attention against SDPA and plain softmax: time and memory",
@@ -78,9 +79,10 @@ def main(name: str, json_path: str | None = None) -> int:
         raise InputError("No such bench.", got=repr(name), expected=", ".join(BENCHES), do="cellfm bench list")
     rows: Iterator[Row] = importlib.import_module(f"cellfm_nb.bench.{name}").rows()
     done = []
-    for row in rows:
-        print(row, flush=True)
-        done.append(row)
+    with busy(f"bench {name}"):
+        for row in rows:
+            print(row, flush=True)
+            done.append(row)
     if json_path:
         write_json(Path(json_path), [asdict(row) | {"ok": row.ok} for row in done])
     return 0 if all(row.ok is not False for row in done) else 1
