@@ -70,8 +70,8 @@ def training_rates(steps: int = 250_000, batch: int = 336, days: float = 4.0, de
 
     Parameters: steps, batch, days, devices, as stated; peak_tflop_s of one device (A100, bfloat16, dense);
     stored_bytes, stored: size and number of the volumes on disk.
-    Returns: "volumes_s", "epochs", "gb_s" (each volume read whole for each sample), "share_of_peak".
+    Returns: "volumes/s", "epochs", "GB/s" (each volume read whole for each sample), "share of peak".
     """
     rate = steps * batch / (days * 86_400)
-    return {"volumes_s": rate, "epochs": steps * batch / stored, "gb_s": rate * stored_bytes / stored / 1e9,
-            "share_of_peak": rate * volume_tflop() / (devices * peak_tflop_s)}
+    return {"volumes/s": rate, "epochs": steps * batch / stored, "GB/s": rate * stored_bytes / stored / 1e9,
+            "share of peak": rate * volume_tflop() / (devices * peak_tflop_s)}

@@ -120,7 +120,7 @@ def ledger(folder: str | Path) -> pd.DataFrame:
     rows = []
     for claim in read_claims():
         values = {figure.name: run.value(claim, figure) for figure in claim.figures}
-        told = "; ".join(f"{f.name} {shown(values[f.name], f.unit)}" for f in claim.figures
+        told = "; ".join(f"{f.name}: {shown(values[f.name], f.unit)}" for f in claim.figures
                          if values[f.name] is not None)
         tested = f"{claim.notebook}, {claim.cell}" if claim.cell else "–"
         rows.append([claim.id, claim.claim, claim.source, tested, told or "–", claim.verdict(values),

@@ -68,6 +68,8 @@ def curves(
         say(ax, "No row to draw.")
         return fig
     names = dict(zip(ys, labels or ys, strict=False))
+    if pd.api.types.is_integer_dtype(table[x]):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for y, colour in zip(present, cycle(len(present)), strict=True):
         rows = table[[x, y]].apply(pd.to_numeric, errors="coerce").dropna()
         if len(rows):
@@ -83,7 +85,7 @@ def curves(
 
 
 @rc_context(STYLE)
-def bars(table: pd.DataFrame) -> Picture:
+def bars(table: pd.DataFrame, ylabel: str = "") -> Picture:
     """Draw grouped bars, one group per row and one colour per column, each bar with its number above it."""
     numbers = table.apply(pd.to_numeric, errors="coerce")
     fig = picture(height_in=3.2)
@@ -98,7 +100,8 @@ def bars(table: pd.DataFrame) -> Picture:
         if numbers.size <= 24:
             texts = ["" if np.isnan(v) else f"{v:.3g}" for v in numbers[name]]
             ax.bar_label(drawn, texts, fontsize=8, color=GREY, padding=1)
-    ax.set_ylabel("")
+    ax.set_ylabel(ylabel)
+    ax.margins(y=0.08)  # room for the numbers
     crowded = max(len(str(i)) for i in numbers.index) * len(numbers) > 70
     ax.set_xticks(range(len(numbers)), [str(i) for i in numbers.index], rotation=30 if crowded else 0)
     if n > 1:

@@ -24,7 +24,7 @@ from cellfm_nb.view.canvas import (
     project,
     three_views,
 )
-from cellfm_nb.view.style import BRIGHT, ORANGE, STYLE, Picture, contrast, label_colours, scale_bar, stated
+from cellfm_nb.view.style import BRIGHT, ORANGE, STYLE, Picture, contrast, label_colours, nice_length, scale_bar, stated
 
 
 @rc_context(STYLE)
@@ -132,15 +132,22 @@ def rgb_planes(planes: Sequence, titles: Sequence[str], spacing_um: Spacing) -> 
 
 
 @rc_context(STYLE)
-def gallery(volumes: Sequence, titles: Sequence[str] | None = None, ncols: int = 6) -> Picture:
-    """Show the maximum projections of many (z, y, x) volumes as tiles, each with its own contrast."""
+def gallery(volumes: Sequence, titles: Sequence[str] | None = None, ncols: int = 6,
+            spacing_um: Spacing | None = None) -> Picture:
+    """Show the maximum projections of many (z, y, x) volumes as tiles, each with its own contrast.
+
+    spacing_um: (z, y, x) of all; None makes the scale bars bars of voxels.
+    """
     images = [as_volume(v).max(0) for v in volumes if np.size(v)]
     if not images:
         return nothing("", "No volume to show.")
-    fig, axes = image_grid(len(images), ncols, images[0].shape, (1.0, 1.0, 1.0))
+    step, unit = ((1.0, 1.0, 1.0), "px") if spacing_um is None else (spacing_um, "µm")
+    fig, axes = image_grid(len(images), ncols, images[0].shape, step)
     for i, (ax, image) in enumerate(zip(axes, images, strict=True)):
-        draw(ax, image, (1.0, 1.0), *contrast(image))
+        draw(ax, image, step[1:], *contrast(image))
         ax.set(xticks=[], yticks=[])
+        if i == 0 or image.shape != images[0].shape:  # one scale for tiles of one size
+            scale_bar(ax, nice_length(2 * image.shape[1] * step[2]), unit=unit)
         ax.set_title(str(titles[i]) if titles is not None and i < len(titles) else "", fontsize=8)
     return fig
 

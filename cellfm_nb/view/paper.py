@@ -14,6 +14,10 @@ from cellfm_nb.view.canvas import draw, edges
 from cellfm_nb.view.charts import beside, cycle
 from cellfm_nb.view.style import BRIGHT, STYLE, WIDTH_IN, Picture, contrast, picture, say, scale_bar
 
+LOSS_UNITS = {"loss": "weighted sum", "dino": "nats", "ibot": "nats", "koleo": "nats", "denoise": "Huber, noises",
+              "entropy_patch": "of log K", "entropy_cls": "of log K", "rankme": "directions", "masked_spread": "s.d.",
+              "feature_std": "s.d."}  # what a panel of `losses` is in
+
 
 @rc_context(STYLE)
 def overview(volume: np.ndarray, spacing_um: Sequence[float], rgb: np.ndarray | None = None,
@@ -128,7 +132,8 @@ def losses(log: pd.DataFrame, x: str = "step") -> Picture:
     for i, (name, colour) in enumerate(zip(names, cycle(len(names)), strict=True)):
         ax = fig.add_subplot(-(-len(names) // ncols), ncols, i + 1)
         ax.plot(log[x], pd.to_numeric(log[name], errors="coerce"), color=colour, lw=1.3)
-        ax.set_title(name.replace("_", " "), fontsize=9)
+        unit = f" ({LOSS_UNITS[name]})" if name in LOSS_UNITS else ""
+        ax.set_title(name.replace("_", " ") + unit, fontsize=9)
         ax.tick_params(labelsize=8)
         if i >= len(names) - ncols:
             ax.set_xlabel(x, fontsize=9)

@@ -42,7 +42,7 @@ def test_resampling_in_one_piece_is_input_and_output():
 
 def test_rates_of_the_stated_training():
     rates = arithmetic.training_rates(steps=86_400, batch=10, days=1, stored_bytes=1e9, stored=100)
-    assert rates["volumes_s"] == 10 and rates["gb_s"] == pytest.approx(0.1) and rates["epochs"] == 8640
+    assert rates["volumes/s"] == 10 and rates["GB/s"] == pytest.approx(0.1) and rates["epochs"] == 8640
 
 
 @pytest.fixture(scope="module")

@@ -60,5 +60,5 @@ def test_the_overview_draws_what_is_there_and_says_what_is_not():
 
 def test_losses_draw_every_number_that_moves():
     log = pd.DataFrame({"step": range(9), "dino": np.arange(9.0), "constant": 1.0, "nan": np.nan, "word": "x"})
-    assert [ax.get_title(loc="left") for ax in paper.losses(log).axes] == ["dino"]
+    assert [ax.get_title(loc="left") for ax in paper.losses(log).axes] == ["dino (nats)"]
     assert paper.losses(log[:0])._repr_png_() and paper.losses(pd.DataFrame())._repr_png_()
