@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from cellfm_nb import claims
 from cellfm_nb.notebooks import listing
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -85,6 +86,16 @@ def test_report_is_one_file_without_paths(demo):
     parser.feed(text)
     assert sources and all(s.startswith("data:") for s in sources)
     assert len(text) < 8e6 and "simulated" in text
+
+
+def test_each_claim_has_its_figure(demo):
+    """What a run can tell it tells: only the rows that need a bench wait."""
+    table, rows = claims.ledger(demo).set_index("id"), {c.id: c for c in claims.read_claims()}
+    waiting = [k for k in table.index[table["verdict"] == claims.NOT_RUN] if not rows[k].figures[0].bench]
+    assert not waiting, table.loc[waiting, ["tested by", "our figure"]].to_string()
+    assert table.loc["A25", "our figure"].startswith("at the published size: 0.086%")
+    report = (demo / "report.html").read_text()
+    assert "Claims, tested on this run" in report and report.count('data-head="claim"') == len(table) == 58
 
 
 @pytest.mark.parametrize("number", [f"{n:02d}" for n in range(13)])
