@@ -94,7 +94,7 @@ def test_every_file_that_a_run_makes_shows_signs_of_life(tmp_path, monkeypatch):
     ws.make(["a.txt"], slow, 0.05)
     ws.make(["a.txt"], slow, 0.05)  # unchanged: skipped, nothing to say
     ws.make(["a.txt"], slow, 0.06)
-    assert told[0] == ("a.txt", None) and len(told) == 2 and told[1][1] == pytest.approx(0.05, abs=0.05)
+    assert told[0] == ("a.txt", None) and len(told) == 2 and told[1][1] >= 0.05
 
 
 def test_a_bench_shows_signs_of_life(monkeypatch, capsys):
