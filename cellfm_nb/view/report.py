@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from cellfm_nb.claims import HOLDS, NOT, NOT_RUN, UNTESTABLE, WHEN, ledger
+from cellfm_nb.curate.decisions import VERDICTS
 from cellfm_nb.errors import InputError
 from cellfm_nb.view import page
 from cellfm_nb.view.cite import cite
@@ -33,6 +36,7 @@ CAPTIONS = {
     "events": "Fissions and fusions over time.",
 }
 MAX_PICTURES_BYTES = 4_500_000
+MAX_FRAMES = 20  # listed of those that were not accepted
 MARKS = {HOLDS: "yes", WHEN: "yes", NOT: "no", UNTESTABLE: "open", NOT_RUN: "open"}
 COUNTED = {HOLDS: "hold", WHEN: "hold under a condition", NOT: "do not hold here", UNTESTABLE: "are untestable here",
            NOT_RUN: "wait for a notebook or a bench"}
@@ -55,6 +59,7 @@ def build(folder: str | Path) -> Path:
         heading(title, record, folder),
         cards(summary),
         page.section("What to doubt", *warnings(record, summary, folder)),
+        page.section("Quality of the movie, and who looked", *quality(folder)),
         page.section("Scores against truth", scores(summary)),
         page.section("Pictures", *pictures(folder)),
         page.section("Claims, tested on this run", claims(folder)),
@@ -99,7 +104,8 @@ def heading(title: str, record: Mapping, folder: Path) -> str:
 
 def cards(summary: Mapping) -> str:
     """Show the few numbers a reader wants first, those that are there."""
-    wanted = (("score", "detection_f1"), ("score", "ap50"), ("score", "link_f1"), ("score", "hota"), ("score", "tra"),
+    wanted = (("score", "f1"), ("score", "detection_f1"),
+              ("score", "ap50"), ("score", "link_f1"), ("score", "hota"), ("score", "tra"),
               ("segment", "objects"), ("segment", "n_objects"), ("track", "tracks"), ("track", "n_tracks"))
     shown = []
     for stage, metric in wanted:
@@ -151,6 +157,31 @@ def scores(summary: Mapping) -> str:
     return body and body + page.paragraph(note, "soft")
 
 
+def quality(folder: Path) -> Iterator[str]:
+    """Yield how many frames were accepted and by whom, which were not and why, and how many events were looked at."""
+    frames, events = (read_table(folder / name) for name in ("curate/quality.csv", "track/events.csv"))
+    if {"frame", "verdict", "reason", "by", "snr"} <= set(frames):
+        count = frames["verdict"].value_counts()
+        told = ", ".join(f"{count.get(v, 0)} {v}" for v in VERDICTS)
+        by = ", ".join(sorted({who for words in frames["by"] for who in str(words).split(", ")}))
+        snr = pd.to_numeric(frames["snr"], errors="coerce").median()
+        yield page.paragraph(f"{len(frames)} frames: {told}; decided by {by}. Median signal-to-noise ratio {snr:.1f}.")
+        left = frames[frames["verdict"] != "accept"]
+        rows = left[["frame", "verdict", "reason", "by"]].head(MAX_FRAMES).values.tolist()
+        more = f"The first {MAX_FRAMES} of {len(left)}." if len(left) > MAX_FRAMES else ""
+        yield page.table(["frame", "verdict", "reason", "by"], rows, caption=more)
+    if "status" in events:
+        status = events["status"].value_counts()
+        told = ", ".join(f"{n} {word}" for word, n in status.items())
+        yield page.paragraph(f"{status.sum()} splits and merges were found: {told}. "
+                             "A candidate is one that nobody has looked at." if len(status) else "No split, no merge.")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file, texts as they are; an empty table where there is none."""
+    return pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame()
+
+
 def pictures(folder: Path) -> Iterator[str]:
     """Yield the run's figures, known ones first, as long as the page stays light enough to mail."""
     order = list(CAPTIONS)
@@ -168,7 +199,7 @@ def pictures(folder: Path) -> Iterator[str]:
 
 def claims(folder: Path) -> str:
     """Show the ledger: how many claims hold, then one row each, with the figure and the reason."""
-    rows = ledger(folder)
+    rows = ledger(folder).replace("–", "")
     short = rows["verdict"].where(~rows["verdict"].str.startswith(WHEN), WHEN)
     count = short.value_counts()
     told = ", ".join(f"{count[word]} {COUNTED[word]}" for word in COUNTED if word in count)

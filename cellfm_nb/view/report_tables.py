@@ -15,6 +15,7 @@ STAGES = {"start": "Machine", "movie": "Movie", "simulate": "Movie", "curate": "
           "segment": "Segmentation", "track": "Tracking", "score": "Scores against truth",
           "figures": "Figures"}  # fmt: skip
 BOOKKEEPING = ("seconds", "peak_mib")  # shown in the table of times instead
+MOST = 16  # numbers of a stage shown at once
 CLAIM = re.compile(r"[A-D]\d\d ")  # figures of a claim: shown in the ledger instead
 PEER = "trackpy"
 LESS_IS_BETTER = ("error", "rmse", "switch", "false", "missed", "seconds", "mib")
@@ -50,10 +51,12 @@ def stages(summary: Mapping) -> str:
                 label, unit = page.named(metric)
                 rows.append([label, value, unit])
         if rows:
-            body = "".join(f"<tr><td>{page.text(label)}<td class=n>{page.show(value, unit)}"
-                           for label, value, unit in rows)
-            blocks.append(f"<section><h3>{page.text(STAGES.get(stage, page.named(stage)[0]))}</h3>"
-                          f'<div class="wide"><table>{body}</table></div></section>')
+            lines = [f"<tr><td>{page.text(label)}<td class=n>{page.show(value, unit)}" for label, value, unit in rows]
+            body = f'<div class="wide"><table>{"".join(lines[:MOST])}</table></div>'
+            if len(lines) > MOST:
+                body += (f"<details><summary>{len(lines) - MOST} more</summary>"
+                         f'<div class="wide"><table>{"".join(lines[MOST:])}</table></div></details>')
+            blocks.append(f"<section><h3>{page.text(STAGES.get(stage, page.named(stage)[0]))}</h3>{body}</section>")
     return f'<div class="columns">{"".join(blocks)}</div>' if blocks else ""
 
 

@@ -143,6 +143,28 @@ def test_provenance_and_warnings_are_said(run):
     assert "Not in this run: pretraining, streaming, segmentation." in words
 
 
+def test_quality_says_who_decided_and_what_was_left_out(run):
+    header = "frame,snr,by,reason,verdict"
+    rows = [f"{t},{5 + t},rule,,accept" for t in range(30)] + [f"{t},1,ann,dark <b>,reject" for t in range(30, 60)]
+    (run.folder / "curate" / "quality.csv").write_text("\n".join([header, *rows]))
+    (run.folder / "track").mkdir()
+    (run.folder / "track" / "events.csv").write_text("kind,status\nsplit,confirmed\nsplit,candidate\nmerge,candidate\n")
+    html = report.build(run.folder).read_text(encoding="utf-8")
+    _, words = parsed(run.folder / "report.html")
+    assert "60 frames: 30 accept, 30 reject, 0 unsure; decided by ann, rule" in words
+    assert "The first 20 of 30." in words and words.count("dark <b>") == 20 and "dark <b>" not in html
+    assert "3 splits and merges were found: 2 candidate, 1 confirmed" in words
+
+
+def test_long_stages_are_folded_and_claims_have_their_own_place(run):
+    run.record("repair", **{f"norm_{i}": i / 7 for i in range(40)})
+    run.record("figures", **{"A02 stated": 1500.0})
+    html = report.build(run.folder).read_text(encoding="utf-8")
+    assert "<summary>24 more</summary>" in html and "A02 stated" not in html
+    row = re.search(r'<tr><td class="" >A02.*?(?=<tr>|</table>)|<tr><td class="">A02.*?(?=<tr>|</table>)', html).group()
+    assert "1,500 h" in row and "holds when" in row
+
+
 def test_a_run_with_nothing_in_it_still_has_a_report(tmp_path):
     ws = Workspace.open(tmp_path / "empty")
     _, words = parsed(report.build(ws.folder))
