@@ -3,6 +3,7 @@
 import re
 import time
 
+import pandas as pd
 import pytest
 
 from cellfm_nb import bench, progress
@@ -95,6 +96,14 @@ def test_every_file_that_a_run_makes_shows_signs_of_life(tmp_path, monkeypatch):
     ws.make(["a.txt"], slow, 0.05)  # unchanged: skipped, nothing to say
     ws.make(["a.txt"], slow, 0.06)
     assert told[0] == ("a.txt", None) and len(told) == 2 and told[1][1] >= 0.05
+
+
+def test_long_calls_that_count_no_steps_show_signs_of_life(capsys, monkeypatch):
+    from cellfm_nb.track import link_objects
+
+    monkeypatch.setattr("cellfm_nb.track.link.check_objects", lambda *a: time.sleep(3.6) or a[0])
+    link_objects(pd.DataFrame({"frame": [0], "z_um": 1.0, "y_um": 1.0, "x_um": 1.0}), (1, 1, 1), 1.0)
+    assert "linking: 3." in capsys.readouterr().err
 
 
 def test_a_bench_shows_signs_of_life(monkeypatch, capsys):

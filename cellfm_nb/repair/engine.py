@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cellfm_nb.progress import busy
 from cellfm_nb.repair.detect import detect
 from cellfm_nb.repair.spectrum import clip_spectrum
 from cellfm_nb.repair.train import Recipe, train_singular_values
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cellfm_nb.encoder import Encoder
 
 
+@busy("repair")
 def repair(encoder: Encoder, volumes: Sequence[np.ndarray], clip: bool = True, train: Recipe | None = None,
            ) -> tuple[Encoder, pd.DataFrame]:
     """Repair the blocks that alarm; a healthy encoder comes back unchanged.

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from cellfm_nb.errors import InputError
+from cellfm_nb.progress import busy
 from cellfm_nb.track.motion import Scales
 from cellfm_nb.track.review import apply_review
 from cellfm_nb.track.window import join_objects
@@ -49,6 +50,7 @@ class Linking:
         return scale_table(self.scales, self.dt_s, moving_axes(self.tracks))
 
 
+@busy("linking")
 def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], dt_s: float, *,
                  max_gap_frames: int = 4, identity: str = "mass", events: bool = True,
                  window_frames: int | None = None, scales: Scales | None = None) -> Linking:
