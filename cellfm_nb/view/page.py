@@ -50,10 +50,11 @@ details summary{cursor:pointer;color:var(--blue);margin:.6rem 0}
 .ledger td:first-child{font-weight:600;white-space:nowrap}.ledger td{font-size:.85rem;min-width:6rem}
 .ledger td:first-child{min-width:0}.ledger td:nth-child(5){color:var(--soft);overflow-wrap:anywhere}
 .ledger td:nth-child(2){width:10rem}.ledger td:nth-child(3){width:14rem}.ledger td:nth-child(4){width:14rem}
+.ledger td:nth-child(6){min-width:11rem}
 .mark{display:inline-block;border-left:4px solid;padding-left:.45rem}.mark.yes{border-color:#009E73}
 .mark.no{border-color:var(--warn)}.mark.open{border-color:#b5bcc5;color:var(--soft)}
 @media (max-width:40rem){img{width:100%!important}
- .stack,.stack tbody,.stack tr,.stack td{display:block;min-width:0}.stack tr:first-child{display:none}
+ .stack,.stack tbody,.stack tr,.stack td{display:block;min-width:0!important}.stack tr:first-child{display:none}
  .stack tr{padding:.7rem 0;border-bottom:1px solid var(--line)}.stack td{border:0;padding:.1rem 0;
  width:auto!important}.stack td:empty{display:none}
  .stack td[data-head]:not(:nth-child(2)):not(:nth-child(3))::before{content:attr(data-head) ": ";color:var(--soft)}}
