@@ -20,8 +20,8 @@ def test_rows_are_written_and_a_missed_target_is_the_exit_status(tmp_path, monke
             bench.Row("b", "f1", "higher", np.float64(0.5), target=0.4), bench.Row("c", "n", "lower", 1)]
     fake = type("module", (), {"rows": staticmethod(lambda: iter(rows))})
     monkeypatch.setattr(importlib, "import_module", lambda name: fake)
-    assert bench.main("crops", str(tmp_path / "rows.json")) == 0
-    written = json.loads((tmp_path / "rows.json").read_text())
+    assert bench.main("crops", str(tmp_path / "new" / "rows.json")) == 0
+    written = json.loads((tmp_path / "new" / "rows.json").read_text())
     assert [row["ok"] for row in written] == [True, True, None] and written[0]["peers"] == {"peer": 4.0}
     rows.append(bench.Row("d", "f1", "higher", 0.1, target=0.4))
     assert bench.main("crops") == 1 and "TARGET MISSED" in capsys.readouterr().out

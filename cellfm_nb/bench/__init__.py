@@ -77,6 +77,8 @@ def main(name: str, json_path: str | None = None) -> int:
         return 0
     if name not in BENCHES:
         raise InputError("No such bench.", got=repr(name), expected=", ".join(BENCHES), do="cellfm bench list")
+    if json_path:
+        Path(json_path).parent.mkdir(parents=True, exist_ok=True)  # now, not after hours of work
     rows: Iterator[Row] = importlib.import_module(f"cellfm_nb.bench.{name}").rows()
     done = []
     with busy(f"bench {name}"):

@@ -26,13 +26,13 @@ def png(image: np.ndarray, spacing_um: Sequence[float] | None = None) -> bytes:
 
 
 def film(images: Sequence[np.ndarray], spacing_um: Sequence[float] | None = None, texts: Sequence[str] = (),
-         frame_ms: int = 400) -> bytes:
+         frame_ms: int = 400, width_px: int = WIDTH_PX) -> bytes:
     """Return images (y, x) of one shape as an animated PNG that loops, in one contrast, with a scale bar.
 
-    texts: one for each image, written into its corner.
+    texts: one for each image, written into its corner; width_px, about how large it is made.
     """
     low, high = contrast(np.stack(images))
-    frames = [still(image, low, high, spacing_um, text) for image, text in
+    frames = [still(image, low, high, spacing_um, text, width_px) for image, text in
               zip(images, texts or [""] * len(images), strict=True)]
     stream = io.BytesIO()
     frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
@@ -40,10 +40,10 @@ def film(images: Sequence[np.ndarray], spacing_um: Sequence[float] | None = None
 
 
 def still(image: np.ndarray, low: float, high: float, spacing_um: Sequence[float] | None = None,
-          text: str = "") -> Image.Image:
+          text: str = "", width_px: int = WIDTH_PX) -> Image.Image:
     """Draw an image (y, x) between two intensities, enlarged, with a scale bar at its lower left."""
     grey = np.clip((np.nan_to_num(np.asarray(image, np.float32)) - low) / (high - low), 0, 1)
-    factor = max(1, round(WIDTH_PX / max(image.shape)))
+    factor = max(1, round(width_px / max(image.shape)))
     picture = Image.fromarray((255 * grey).astype(np.uint8).repeat(factor, 0).repeat(factor, 1))
     step = factor if spacing_um is None else factor / spacing_um[2]  # pixels in a voxel, or in a micrometre
     length = nice_length(picture.width / step)

@@ -92,7 +92,8 @@ class EventReview(Desk):
         clip = cut(self.movie, row, self.c)
         texts = [f"{f - row.frame:+d}" if f != row.frame else "0" for f in clip.frames]
         strip = event_figure(self.movie, self.events[self.events["event_id"] == row.event_id], self.tracks, c=self.c)
-        return {"film": film(clip.images, self.movie.spacing_um, texts), "image": strip._repr_png_()}
+        moving = film(clip.images, self.movie.spacing_um, texts, width_px=self.width)
+        return {"film": moving, "image": strip._repr_png_()}
 
     def __repr__(self) -> str:
         return f"Review of {len(self.order)} events. {self.caption()}"
@@ -158,8 +159,8 @@ def event_figure(movie: str | Path | Movie, events: pd.DataFrame, tracks: pd.Dat
         first = max(0, AROUND - row.frame)  # tiles before the movie are empty
         scale_bar(axes[line * wide + first], nice_length(2 * clip.images.shape[2] * step[1]))
         axes[line * wide + AROUND].set_xlabel(f"{told(row)}: {row.status}", fontsize=8)
-    note = f"{len(shown)} of {len(events)} events, the least sure first; circles: parents (blue), children (orange)"
-    caption(fig, title, note)
+    many = f"{len(shown)} of {len(events)} events, the least sure first; " if len(events) > 1 else ""
+    caption(fig, title, f"{many}circles: parents (blue), children (orange)")
     return fig
 
 
