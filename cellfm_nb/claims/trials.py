@@ -34,9 +34,12 @@ def slice_by_slice(encoder: Encoder, volume: np.ndarray) -> dict[str, float]:
     """Compare features of a volume with those of its slabs, each encoded alone (A03: slices break across planes).
 
     volume (z, y, x), normalised. Returns: "3D" and "slabs", the mean cosine of a token to the one beneath it after the
-    mean token is taken away; a slab is one token thick, so it knows nothing of its neighbours.
+    mean token is taken away; a slab is one token thick, so it knows nothing of its neighbours. Empty for a
+    volume of one slab.
     """
     thick = encoder.config.patch[0]
+    if len(volume) < 2 * thick:
+        return {}
     volume = np.ascontiguousarray(volume[: len(volume) // thick * thick], np.float32)
     slabs = volume.reshape(-1, thick, *volume.shape[1:])
     device = next(encoder.parameters()).device
@@ -112,8 +115,11 @@ def hidden_voxels(normalized: np.ndarray, seed: int, share: float = 0.4) -> dict
 
     Parameters: normalized (z, y, x); seed; share hidden. The guess is the Gaussian mean of what is seen nearby, of the
     width that does best. Returns: share of the variance explained, for scattered voxels and for blocks; the image is
-    smoothed by one voxel first, so that the noise, which nobody can guess, does not decide.
+    smoothed by one voxel first, so that the noise, which nobody can guess, does not decide. Empty for a volume too
+    thin to hide blocks in.
     """
+    if min(normalized.shape) < 8:
+        return {}
     image = crops.binomial(normalized)
     grid, cell = tuple(n // 4 for n in image.shape), (4, 4, 4)
     image = image[tuple(slice(0, 4 * g) for g in grid)]

@@ -76,6 +76,12 @@ def test_slabs_alone_lose_what_the_volume_tells(spots):
     assert trials.slice_by_slice(encoder, copies)["slabs"] == pytest.approx(1, abs=1e-5)
 
 
+def test_flat_movies_are_left_out(spots):
+    flat = spots[0][0][:3]
+    encoder = Encoder(EncoderConfig(spacing_um=SPACING, width=48, depth=1), seed=0).eval()
+    assert trials.slice_by_slice(encoder, flat) == trials.hidden_voxels(flat, 0) == {}
+
+
 def test_one_threshold_while_the_light_fades(spots):
     frames, _, clean = spots
     true = np.tile(clean.ravel() > 0.5, (9, 1))
