@@ -64,10 +64,8 @@ class FusedSoftmax:
 
     def update(self, k: Tensor, v: Tensor, bias: Tensor | None = None) -> None:
         """Count a block of keys: k and v (H, m, d), bias broadcastable to (H, n, m), -inf hides a key."""
-        if bias is not None:
-            bias = bias.to(self.q.dtype).expand(len(k), self.q.shape[1], k.shape[1])
-        out, lse = (part[0] for part in _fused(self.q[None], k[None], v[None], scale=self.scale,
-                                               attn_mask=None if bias is None else bias[None]))
+        mask = None if bias is None else bias.to(self.q.dtype).expand(len(k), self.q.shape[1], k.shape[1])[None]
+        out, lse = (part[0] for part in _fused(self.q[None], k[None], v[None], scale=self.scale, attn_mask=mask))
         if bias is not None:  # where a query sees no key of the block, the kernel's log-sum-exp means nothing
             lse = lse.masked_fill((bias == -torch.inf).all(-1), -torch.inf)
         total = torch.logaddexp(self.lse, lse)

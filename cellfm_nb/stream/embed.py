@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cellfm_nb.errors import InputError
+from cellfm_nb.stream.stem import filter_tokens, reach
 from cellfm_nb.stream.store import TokenStore
 
 if TYPE_CHECKING:
@@ -27,19 +29,24 @@ def embed_chunks(encoder: Encoder, volume: Any, grid: Triple, chunk: Triple
     Parameters: encoder; volume (z, y, x), an array or what slices to one; grid and chunk (z, y, x) in tokens.
     Raises: InputError on NaN or infinite voxels.
     """
-    patch, halo, weights = encoder.config.patch, encoder.halo, encoder.cls_token
+    patch, weights = encoder.config.patch, encoder.cls_token
+    tiled = weights.device.type == "cpu" and encoder.config.stem != "patch"
+    halo = reach(encoder.stem) if tiled else encoder.halo
     for where, low, high in cut(grid, chunk, halo, patch, volume.shape):
-        voxels = read_voxels(volume, low, high)
-        tokens, around = encoder.embed(torch.from_numpy(voxels).to(weights.device, weights.dtype)[None, None])
-        tokens = tokens[0].reshape(*around, -1)[inner(where, low, patch)]
+        voxels = torch.from_numpy(read_voxels(volume, low, high)).to(weights.device, weights.dtype)
+        if tiled:
+            tokens = filter_tokens(encoder.stem, surround(voxels, where, low, patch, halo))
+        else:
+            tokens, around = encoder.embed(voxels[None, None])
+            tokens = tokens[0].reshape(*around, -1)[inner(where, low, patch)]
         code = encoder.position.added(where, grid)
         yield where, tokens if code is None else tokens + code.to(tokens.dtype)
 
 
 def cut(grid: Triple, chunk: Triple, halo: Triple, patch: Triple,
         shape: Triple) -> Iterator[tuple[tuple[slice, ...], list[int], list[int]]]:
-    """Yield (token slices, first voxel, last voxel + 1) of each chunk; the voxels include the halo, a whole number of
-    patches, where there is any."""
+    """Yield (token slices, first voxel, last voxel + 1) of each chunk; the voxels include the halo, where there is
+    any."""
     for corner in product(*(range(0, g, c) for g, c in zip(grid, chunk, strict=True))):
         stop = [min(a + c, g) for a, c, g in zip(corner, chunk, grid, strict=True)]
         low = [max(a * p - h, 0) for a, p, h in zip(corner, patch, halo, strict=True)]
@@ -50,6 +57,15 @@ def cut(grid: Triple, chunk: Triple, halo: Triple, patch: Triple,
 def inner(where: tuple[slice, ...], low: list[int], patch: Triple) -> tuple[slice, ...]:
     """Return where a chunk's own tokens are in the grid that was embedded with its halo."""
     return tuple(slice(s.start - m // p, s.stop - m // p) for s, m, p in zip(where, low, patch, strict=True))
+
+
+def surround(voxels: Tensor, where: tuple[slice, ...], low: list[int], patch: Triple, halo: Triple) -> Tensor:
+    """Add zeros, the background, where a chunk's patches and their halo reach beyond the volume."""
+    pads = []
+    for s, a, n, p, h in zip(where, low, voxels.shape, patch, halo, strict=True):
+        before = a - (s.start * p - h)
+        pads = [before, s.stop * p + h - (a + n), *pads]  # the last axis comes first
+    return F.pad(voxels, pads)
 
 
 def read_voxels(volume: Any, low: list[int], high: list[int]) -> np.ndarray:

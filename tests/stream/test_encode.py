@@ -5,11 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import zarr
 
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.errors import InputError
-from cellfm_nb.stream import encode, run
+from cellfm_nb.seeds import rng
+from cellfm_nb.stream import embed, encode, run, stem
 from cellfm_nb.stream.encode import StreamingEncoder
 
 WAYS = [{}, {"mode": "online", "q_block": 7, "kv_block": 3}, {"mode": "online", "q_block": 1000, "kv_block": 1},
@@ -64,9 +66,22 @@ def test_chunks_leave_no_seam(encoder, volume, monkeypatch, voxels):
 
 
 def test_control_without_a_halo_there_are_seams(encoder, volume, monkeypatch):
+    """Mutation: a chunk is read without what lies around it."""
     small_chunks(monkeypatch, 2_000)
-    monkeypatch.setattr(type(encoder), "halo", (0, 0, 0))
+    whole = embed.cut
+    monkeypatch.setattr(embed, "cut", lambda grid, chunk, halo, *how: whole(grid, chunk, (0, 0, 0), *how))
     assert largest_difference(StreamingEncoder(encoder).encode(volume, progress=False), encoder, volume) > 1e-3
+
+
+@pytest.mark.parametrize("patch", [(4, 8, 8), (3, 5, 4)])  # rows of voxels are filtered in pairs, or cannot be
+def test_tile_by_tile_the_filters_give_the_tokens_of_the_stem(patch, monkeypatch):
+    monkeypatch.setattr(stem, "TILE", 1000)
+    own = Encoder(EncoderConfig(patch=patch, width=16, depth=1, heads=2, stem_channels=5), seed=1).stem
+    x = torch.from_numpy(rng(0, "tiles").normal(size=[3 * patch[0], 4 * patch[1], 5 * patch[2]]).astype(np.float32))
+    with torch.no_grad():
+        whole, grid = own(x[None, None])
+        tiles = stem.filter_tokens(own, F.pad(x, [m for m in stem.reach(own)[::-1] for _ in "<>"]))
+    assert tiles.shape == (*grid, 16) and torch.allclose(tiles.flatten(0, 2), whole[0], atol=1e-5)
 
 
 def test_control_keys_left_out_are_noticed(encoder, volume, monkeypatch):
