@@ -5,7 +5,7 @@ from cellfm_nb.stream.attention import OnlineSoftmax, online_softmax_attention, 
 from cellfm_nb.stream.clusters import Fit
 from cellfm_nb.stream.encode import Features, StreamingEncoder
 from cellfm_nb.stream.estimate import Estimate, token_cosines
-from cellfm_nb.stream.layout import bytes_per_frame, iterate_features, read_features
+from cellfm_nb.stream.layout import bytes_per_frame, iterate_features, read_features, read_records
 from cellfm_nb.stream.machine import STATED, Device
 from cellfm_nb.stream.many import stream_movies
 from cellfm_nb.stream.pca import Moments, Pca, fit_pca, rgb
@@ -17,4 +17,5 @@ from cellfm_nb.stream.write import read_observer, write_activation, write_featur
 __all__ = ["Choice", "Device", "Estimate", "Features", "Fit", "Moments", "Observer", "OnlineSoftmax", "Pca", "Plan",
            "STATED", "StreamingEncoder", "TokenStore", "add_spots", "bytes_per_frame", "fit_observer", "fit_pca",
            "iterate_features", "online_softmax_attention", "pick_backend", "plan", "read_features", "read_observer",
-           "rgb", "stream_movies", "token_cosines", "upsample", "write_activation", "write_features", "write_pca"]
+           "read_records", "rgb", "stream_movies", "token_cosines", "upsample", "write_activation",
+           "write_features", "write_pca"]

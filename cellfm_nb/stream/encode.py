@@ -50,6 +50,14 @@ class Features:
     error: Estimate | None = None
     said: str = ""
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was done, to be kept beside the features: see `read_records`."""
+        exact = self.error is None and self.plan.mode != "windows"
+        believed = self.error.error if self.error else 0.0 if exact else None
+        return {"mode": self.plan.mode, "store": self.plan.store, "backend": self.plan.backend, "exact": exact,
+                "error": believed, "said": self.said}
+
 
 class StreamingEncoder:
     """Run an encoder over whole volumes in bounded memory, exactly or with an estimated error.

@@ -22,7 +22,7 @@ from cellfm_nb.movie import Movie
 from cellfm_nb.progress import Progress
 from cellfm_nb.stream.encode import StreamingEncoder
 from cellfm_nb.stream.layout import has_frame, reopen
-from cellfm_nb.stream.write import Prepare, encoder_sha256, write_frame
+from cellfm_nb.stream.write import Prepare, asked_for, encoder_sha256, write_frame
 
 Task = tuple[str, str, int]  # group of features, movie, frame
 
@@ -38,13 +38,13 @@ def stream_movies(movies: dict[str | Path, str | Path], weights_path: str | Path
     streaming, options of `StreamingEncoder`.
     Returns: a row per frame of this call (of this rank): features, movie, frame, status "done" | "failed", reason,
     what was done, seconds. One bad frame does not end the others.
-    Raises: InputError when a movie cannot be opened or features there are another encoder's;
+    Raises: InputError when a movie cannot be opened or features there are another encoder's or of another way;
         Unreachable when no Dask worker answers.
     """
-    weights, tasks = encoder_sha256(Path(weights_path).parent), []
+    weights, asked, tasks = encoder_sha256(Path(weights_path).parent), asked_for(streaming or {}, options), []
     for path, movie in movies.items():
         opened = Movie.open(movie)
-        reopen(Path(path), weights, opened)  # refuses at once what it may not touch
+        reopen(Path(path), weights, opened, asked)  # refuses at once what it may not touch
         tasks += [(str(Path(path).absolute()), str(Path(movie).absolute()), t) for t in range(opened.n_frames)]
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
@@ -76,7 +76,8 @@ def stream_task(task: Task, weights_path: str, prepare: Prepare, device: str, st
         chosen = tuple((name, tuple(value) if isinstance(value, list) else value)
                        for name, value in sorted(streaming.items()))
         streamer = loaded(weights_path, weights, device, chosen)
-        features = write_frame(Path(path), Movie.open(movie), t, streamer, weights, prepare, **options)
+        features = write_frame(Path(path), Movie.open(movie), t, streamer, weights, asked_for(streaming, options),
+                               prepare, **options)
         row["said"] = features.said
     except InputError as error:
         row |= {"status": "failed", "reason": " ".join(str(error).split())}

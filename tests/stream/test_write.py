@@ -16,14 +16,17 @@ from cellfm_nb.movie import Movie, write_frames
 from cellfm_nb.provenance import content_digest
 from cellfm_nb.seeds import rng
 from cellfm_nb.stream import (
+    Fit,
     StreamingEncoder,
     iterate_features,
     read_features,
     read_observer,
+    read_records,
     write_activation,
     write_features,
     write_pca,
 )
+from cellfm_nb.stream.layout import has_frame
 
 SPACING_UM = (0.3, 0.1, 0.1)
 CONFIG = EncoderConfig(spacing_um=SPACING_UM, width=16, depth=1, heads=2, stem_channels=4)
@@ -112,6 +115,61 @@ def test_features_of_another_encoder_are_not_mixed_in(inputs, features, tmp_path
     Encoder(CONFIG, seed=3).save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="another movie or encoder"):
         write_features(features, inputs[0], tmp_path / "other" / "encoder.safetensors", prepare)
+
+
+@pytest.mark.parametrize(("how", "told"), [
+    ({"offset": 5.0}, "prepare.offset not given"), ({"mode": "clusters"}, "mode auto"),
+    ({"streaming": {"tolerance": 0.1}}, "tolerance 0.01"),
+    ({"streaming": {"native_tokens": 99}}, "native_tokens None")])
+def test_frames_of_another_channel_or_way_are_not_mixed_in(inputs, features, how, told):
+    with pytest.raises(InputError, match=f"made in another way[^$]*{told}"):
+        write_features(features, *inputs, prepare, **how)
+
+
+def test_where_tokens_are_kept_may_change_on_the_way(inputs, features):
+    write_features(features, *inputs, prepare, store="disk", streaming={"q_block": 10})  # nothing is missing: no work
+
+
+def test_what_was_done_is_kept_with_each_frame(inputs, features, tmp_path):
+    exact = read_records(features)
+    assert list(exact.frame) == [0, 1, 2, 3] and exact.exact.all() and (exact.error == 0).all()
+    assert (exact.said == "every key counted").all() and (exact.tolerance == 0.01).all()
+    small = {"clusters": 4, "fit": Fit(probes=8, heavy=4, sample=20), "tolerance": 1e-20}
+    write_features(tmp_path / "strict.zarr", *inputs, prepare, mode="clusters", streaming=small)
+    strict = read_records(tmp_path / "strict.zarr")  # it grew or gave up, and says so
+    assert (strict["mode"] == "clusters").all() and strict.exact.all() and (strict.tolerance == 1e-20).all()
+    assert strict.said.str.contains("4 clusters.*over the tolerance.*every key counted").all()
+    write_features(tmp_path / "loose.zarr", *inputs, prepare, mode="clusters", streaming=small | {"tolerance": None})
+    loose = read_records(tmp_path / "loose.zarr")
+    assert not loose.exact.any() and (loose.error > 0).all() and loose.tolerance.isna().all()
+
+
+FULL = """
+import resource, signal, sys; sys.path.insert(0, sys.argv[1])
+from cellfm_nb.errors import InputError
+from cellfm_nb.stream import write_features
+from test_write import prepare
+def filling(movie, t, target_um):
+    if t == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # the system itself now refuses to make files larger
+    return prepare(movie, t, target_um)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    write_features(*sys.argv[2:5], filling)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_while_features_are_written(inputs, features, tmp_path):
+    path = tmp_path / "features.zarr"
+    done = subprocess.run([sys.executable, "-c", FULL, os.path.dirname(__file__), path, *inputs], capture_output=True,
+                          text=True)
+    assert "too full to keep these features" in done.stdout and "frame 2" in done.stdout, done.stderr[-2000:]
+    assert [has_frame(path, t) for t in range(4)] == [True, True, False, False]
+    assert not list(path.rglob("*.partial")) and not list(path.glob("*/c/2")) and not (path / "done" / "2").exists()
+    write_features(path, *inputs, prepare)  # with room again it goes on
+    assert content_digest(path) == content_digest(features)
 
 
 def test_pca_and_activation(inputs, features, tmp_path):
