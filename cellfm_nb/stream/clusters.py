@@ -54,11 +54,11 @@ def represent(blocks: Blocks, probes: Tensor, rows: int, first: int, clusters: i
     if first + fit.heavy + clusters >= rows:
         k, v = (torch.cat(parts, 1) for parts in zip(*blocks(), strict=True))
         return Representatives(k, v, torch.zeros(len(k), 1, rows, device=k.device))
-    mass = probe_mass(blocks, probes, scale)  # H, N
+    mass = probe_mass(blocks, probes, rows, scale)  # H, N
     mass[:, :first] = torch.inf
     heavy = mass.topk(first + fit.heavy, dim=1).indices  # H, first + heavy
-    light = mass.scatter(1, heavy, 0.0).cpu()
-    ends = light.double().cumsum(1)
+    mass.scatter_(1, heavy, 0.0)  # in place, as what grows with N counts: 4 + 8 bytes a head and key
+    ends = mass.cpu().double().cumsum_(1)
     half = max(fit.sample, 4 * clusters) // 2
     by_mass = torch.searchsorted(ends, torch.rand(len(ends), half, generator=draw, dtype=torch.float64) * ends[:, -1:])
     uniform = torch.randint(first, rows, (len(ends), half), generator=draw)
@@ -71,14 +71,18 @@ def represent(blocks: Blocks, probes: Tensor, rows: int, first: int, clusters: i
                            torch.cat([v[:, :kept], mean_v.to(v.dtype)], 1), bias)
 
 
-def probe_mass(blocks: Blocks, probes: Tensor, scale: float) -> Tensor:
-    """Return the softmax weight of each key, averaged over probe queries (H, P, d): (H, N) float32, rows sum to 1."""
+def probe_mass(blocks: Blocks, probes: Tensor, rows: int, scale: float) -> Tensor:
+    """Return the softmax weight of each of N = rows keys, averaged over probe queries (H, P, d): (H, N), sums of 1."""
     probes = probes.float() * scale
     lse = probes.new_full(probes.shape[:2], -torch.inf)
     for k, *_ in blocks():
         lse = torch.logaddexp(lse, (probes @ k.float().transpose(1, 2)).logsumexp(-1))
-    return torch.cat([(probes @ k.float().transpose(1, 2)).sub_(lse[..., None]).exp_().mean(1)
-                      for k, *_ in blocks()], 1)
+    mass, start = probes.new_empty(len(probes), rows), 0
+    for k, *_ in blocks():
+        stop = start + k.shape[1]
+        mass[:, start:stop] = (probes @ k.float().transpose(1, 2)).sub_(lse[..., None]).exp_().mean(1)
+        start = stop
+    return mass
 
 
 def collect(blocks: Blocks, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,18 +11,20 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class Device:
-    """Say what a machine can do: kind "cpu" | "cuda", memory it may use, operations per second of fused attention."""
+    """Say what a machine can do: kind "cpu" | "cuda", memory it may use, operations per second of fused attention,
+    and the memory of the host beside a GPU, for pinned stores."""
 
     name: str
     kind: str
     memory_bytes: int
     flops_per_s: float
+    host_bytes: int = 0
 
 
 STATED = (  # figures stated, not measured here; of Hopper: Triton's published 403 TFLOP/s (bfloat16, 64 channels)
     Device("CPU, 2 cores, 16 GiB", "cpu", 16 * 2**30, 8e10),
-    Device("GPU, 24 GiB, 125 TFLOP/s peak", "cuda", 22 * 2**30, 5.1e13),
-    Device("GPU, 141 GiB (H200)", "cuda", 136 * 2**30, 4.03e14),
+    Device("GPU, 24 GiB, 125 TFLOP/s peak", "cuda", 22 * 2**30, 5.1e13, 48 * 2**30),
+    Device("GPU, 141 GiB (H200)", "cuda", 136 * 2**30, 4.03e14, 96 * 2**30),
 )
 
 

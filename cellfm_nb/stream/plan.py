@@ -33,7 +33,10 @@ MODES = {
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to stream a volume: mode, store (see `MODES`), and what it costs."""
+    """One way to stream a volume: mode, store (see `MODES`), and what it costs.
+
+    peak_bytes, on the device; stored_bytes, of its stores elsewhere; host_bytes, in the memory of a GPU's host.
+    """
 
     mode: str
     store: str
@@ -41,6 +44,11 @@ class Choice:
     stored_bytes: int
     flops: float
     seconds_estimate: float
+    host_bytes: int = 0
+
+    def fits(self, memory_bytes: int, host_bytes: int) -> bool:
+        """Whether there is room for it on the device and beside it."""
+        return self.peak_bytes <= memory_bytes and self.host_bytes <= host_bytes
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ class Plan:
 
     shape (z, y, x) voxels; grid (gz, gy, gx) tokens; tokens, their number N; blocks (q_block, kv_block) rows;
     chunk (z, y, x) tokens embedded at a time; clusters M, in mode "clusters"; peak_bytes on the device, flops and
-    seconds_estimate of the way taken; backend of attention, see `attention`.
+    seconds_estimate of the way taken; backend of attention, see `attention`; memory_bytes and host_bytes, what may be
+    used on the device and, for pinned stores, of its host.
     """
 
     shape: tuple[int, int, int]
@@ -66,6 +75,7 @@ class Plan:
     seconds_estimate: float
     device: str
     memory_bytes: int
+    host_bytes: int
     choices: tuple[Choice, ...]
 
     @property
@@ -91,7 +101,7 @@ class Plan:
             "mode": c.mode, "store": c.store, "exact": c.mode in ("sdpa", "online"),
             "peak_MiB": round(c.peak_bytes / 2**20, 1), "stored_MiB": round(c.stored_bytes / 2**20, 1),
             "PFLOP": float(f"{c.flops / 1e15:.3g}"), "seconds": round(c.seconds_estimate, 1),
-            "fits": c.peak_bytes <= self.memory_bytes, "chosen": (c.mode, c.store) == (self.mode, self.store),
+            "fits": c.fits(self.memory_bytes, self.host_bytes), "chosen": (c.mode, c.store) == (self.mode, self.store),
         } for c in self.choices])
 
     def __str__(self) -> str:
@@ -119,12 +129,14 @@ def plan(shape: tuple[int, int, int], config: Any, device: str | torch.device | 
         raise InputError("this is not the shape of a volume", got=tuple(shape), expected="(z, y, x), each at least 1")
     if isinstance(device, Device):
         name, kind, speed, budget = device.name, device.kind, device.flops_per_s, memory_bytes or device.memory_bytes
+        host = device.host_bytes
         backend = {"cpu": "fused", "cuda": "triton"}[kind] if backend == "auto" else backend
     else:
         device = torch.device(device)
         name, kind, backend = str(device), device.type, pick_backend(device, backend)
         speed = flops_per_s or fused_speed(config.heads, config.width // config.heads, device, dtype)
         budget = memory_bytes or int(free_bytes(device) * (0.5 if kind == "cpu" else 0.8))
+        host = 0 if kind == "cpu" else int(0.5 * free_bytes(torch.device("cpu")))
     grid = tuple(-(-n // p) for n, p in zip(shape, config.patch, strict=True))
     n, d, heads, wide = prod(grid), config.width, config.heads, dtype.itemsize
     q_block = q_block or (2048 if kind == "cpu" else 16384)
@@ -151,29 +163,30 @@ def plan(shape: tuple[int, int, int], config: Any, device: str | torch.device | 
     work = max(4 * min(q_block, n) * 14 * d, embed) + 6 * min(kv_block, n) * d * wide  # block in hand and the next
     if backend == "torch":
         work += 3 * 4 * heads * min(q_block, n) * min(kv_block, n)
-    fit = 4 * heads * (3 * n + 1024 * clusters + 2 * DEFAULT.sample * d // heads)  # masses, distances, sample
+    fit = fit_bytes(n, heads, d, clusters)
     slow = {"torch": 1.8 if kind == "cpu" else 4.0}.get(backend, 1.1)  # against the fused kernel in one call, measured
     ways = [Choice("sdpa", "memory", rows + features + work, 0, dense, stem + dense / speed)]
     for where, copy in (("memory", 1.0), ("pinned", 1.1), ("disk", 1.15)):
         if where == "pinned" and kind == "cpu":
             continue
         here, away = (rows, 0) if where == "memory" else (0, rows)
+        pinned = rows if where == "pinned" else 0
         ways += [Choice("online", where, here + features + work, away, dense,
-                        stem + copy * slow * dense / speed),
+                        stem + copy * slow * dense / speed, pinned),
                  Choice("clusters", where, here + features + work + fit, away, few,
-                        stem + copy * 2 * few / speed)]
+                        stem + copy * 2 * few / speed, pinned)]
     ways.append(Choice("windows", "memory", n * d * 4 + features + 4 * 20 * tile * d, 0, apart,
                        stem + apart / speed))
     allowed = [w for w in ways if store in ("auto", w.store) and mode in ("auto", w.mode)]
     if not allowed:
         raise InputError("no such way to stream", got=f"mode {mode}, store {store}",
                          expected="; ".join(f"{m} with {s}" for m, s in MODES), do="let one of them be auto")
-    best = choose(allowed, budget, patience_s, free=mode == "auto")
+    best = choose(allowed, budget, host, patience_s, free=mode == "auto")
     return Plan(tuple(shape), grid, n, best.mode, best.store, backend, (q_block, kv_block), chunk, clusters,
-                best.peak_bytes, best.flops, best.seconds_estimate, name, budget, tuple(ways))
+                best.peak_bytes, best.flops, best.seconds_estimate, name, budget, host, tuple(ways))
 
 
-def choose(ways: list[Choice], budget: int, patience_s: float, free: bool) -> Choice:
+def choose(ways: list[Choice], budget: int, host: int, patience_s: float, free: bool) -> Choice:
     """Return the way to take: exact if it fits and is not over patience_s, else approximate with an estimated error."""
     if not free:
         groups = [ways]
@@ -182,9 +195,19 @@ def choose(ways: list[Choice], budget: int, patience_s: float, free: bool) -> Ch
         soon = [w for w in exact if w.seconds_estimate <= patience_s]
         groups = [soon, [w for w in ways if w.mode == "clusters"], exact]
     for group in groups:
-        if fitting := [w for w in group if w.peak_bytes <= budget]:
+        if fitting := [w for w in group if w.fits(budget, host)]:
             return min(fitting, key=lambda w: w.seconds_estimate)
-    return min(groups[-1], key=lambda w: w.peak_bytes)
+    return min(groups[-1], key=lambda w: (w.host_bytes > host, w.peak_bytes))
+
+
+def fit_bytes(tokens: int, heads: int, width: int, clusters: int, fit: Fit = DEFAULT) -> int:
+    """Return the bytes the finding of representatives takes at its peak, beside the stores.
+
+    The mass of every key, float32, and its running sum, float64; or the sample of keys and values and the distances of
+    a thousand of them.
+    """
+    sample = max(fit.sample, 4 * clusters) + fit.heavy
+    return heads * 12 * tokens + 4 * heads * 2048 * clusters + 4 * 4 * sample * width
 
 
 def attended(clusters: int, fit: Fit = DEFAULT, carried: int = CARRIED) -> float:

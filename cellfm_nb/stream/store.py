@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cellfm_nb.errors import InputError
+from cellfm_nb.stream.machine import free_bytes
 
 KINDS = ("memory", "pinned", "disk")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,7 +34,7 @@ class TokenStore:
     Parameters: rows N and columns D; dtype, of the rows (bfloat16 too, kept bit for bit); kind, "memory" (on the
     device), "pinned" (the host's memory, page-locked, so that copies to the device overlap with its work) or "disk";
     device, where `read` puts rows; folder, where the temporary file lives (default: the system's).
-    Raises: InputError when the disk has not the room.
+    Raises: InputError when the disk, or the host's memory, has not the room.
     """
 
     def __init__(self, rows: int, columns: int, dtype: torch.dtype = torch.float32,
@@ -50,6 +51,7 @@ class TokenStore:
             self._lock, self._reader = threading.Lock(), ThreadPoolExecutor(1)
             self._reserve()
         elif kind == "pinned" and self.device.type == "cuda":
+            self._check_host()
             self._memory = torch.empty(rows, columns, dtype=dtype, pin_memory=True)
             self._copies = torch.cuda.Stream(self.device)
         else:
@@ -145,6 +147,11 @@ class TokenStore:
                              do="give another folder (or set TMPDIR)")
         if shutil.disk_usage(self.folder).free < self.nbytes:
             raise self._full()
+
+    def _check_host(self) -> None:
+        if (free := free_bytes(torch.device("cpu"))) < self.nbytes:
+            raise InputError("the host's memory is too small for pinned tokens", got=f"{free / 2**30:.2f} GiB free",
+                             expected=f"{self.nbytes / 2**30:.2f} GiB for one store", do="keep them on disk")
 
     def _reserve(self) -> None:
         try:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from cellfm_nb.atomic import whole
 from cellfm_nb.encoder import load_encoder
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
@@ -130,7 +131,8 @@ def encoder_sha256(folder: Path) -> str:
 
 def write_pca(path: str | Path, features_path: str | Path, k: int = 10) -> None:
     """Fit one PCA with k components to all tokens of all frames and save it (.npz)."""
-    fit_pca(iterate_features(features_path), k).save(path)
+    with whole(path) as partial:
+        fit_pca(iterate_features(features_path), k).save(partial)
 
 
 def write_activation(path: str | Path, features_path: str | Path, movie_path: str | Path, weights_path: str | Path,
@@ -158,15 +160,16 @@ def write_activation(path: str | Path, features_path: str | Path, movie_path: st
         spotted, touched = add_spots(volume, config.patch, spacing_um, rng(seed, "spots", t))
         change.append((streamer.encode(spotted, progress=False).patches - read_features(features_path, t)[0])[touched])
     observer = fit_observer(np.concatenate(background), np.concatenate(change))
-    group = zarr.open_group(path, mode="w", zarr_format=3)
-    array = make_array(group, "0", (frames, 1, *source["0"].shape[2:]), np.float32)
-    for t, rows in enumerate(iterate_features(features_path)):
-        array[t, 0] = observer.activation(rows).reshape(array.shape[2:])
-    ome = source.attrs["ome"]
-    group.attrs["ome"] = {**ome, "multiscales": [{**ome["multiscales"][0], "name": "activation"}]}
-    group.attrs["cellfm_nb"] = {"unit": "standard deviations above the background",
-                                "direction": observer.direction.tolist(), "centre": observer.centre,
-                                "scale": observer.scale}
+    with whole(path) as partial:
+        group = zarr.open_group(partial, mode="w", zarr_format=3)
+        array = make_array(group, "0", (frames, 1, *source["0"].shape[2:]), np.float32)
+        for t, rows in enumerate(iterate_features(features_path)):
+            array[t, 0] = observer.activation(rows).reshape(array.shape[2:])
+        ome = source.attrs["ome"]
+        group.attrs["ome"] = {**ome, "multiscales": [{**ome["multiscales"][0], "name": "activation"}]}
+        group.attrs["cellfm_nb"] = {"unit": "standard deviations above the background",
+                                    "direction": observer.direction.tolist(), "centre": observer.centre,
+                                    "scale": observer.scale}
 
 
 def read_observer(path: str | Path) -> Observer:

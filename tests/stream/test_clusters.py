@@ -82,7 +82,7 @@ def test_fitting_where_attention_looks_is_what_helps(bright, monkeypatch):
     """Control: plain k-means of the same size, every key alike, as the finding says."""
     q, k, v = bright
     ours = error_of(approximate(q, k, v, clusters=32)[0], bright)
-    monkeypatch.setattr(module, "probe_mass", lambda blocks, probes, scale: torch.full((2, 1500), 1 / 1500))
+    monkeypatch.setattr(module, "probe_mass", lambda blocks, probes, rows, scale: torch.full((2, 1500), 1 / 1500))
     plain = error_of(approximate(q, k, v, clusters=32, fit=Fit(32, 0, 400, 3))[0], bright)
     assert ours < 0.7 * plain
 
@@ -94,7 +94,7 @@ def test_more_clusters_less_error(bright):
 
 def test_masses_are_the_softmax(bright):
     q, k, v = bright
-    mass = probe_mass(blocks_of(k, v), q, 0.25)
+    mass = probe_mass(blocks_of(k, v), q, 1500, 0.25)
     assert torch.allclose(mass, (q @ k.transpose(1, 2) * 0.25).softmax(-1).mean(1), atol=1e-6)
 
 

@@ -1,11 +1,13 @@
 """The plan counts tokens, operations and bytes, and chooses what fits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cellfm_nb.encoder import EncoderConfig, vits8
 from cellfm_nb.errors import InputError
-from cellfm_nb.stream.machine import STATED, fused_speed
+from cellfm_nb.stream.machine import STATED, Device, fused_speed
 from cellfm_nb.stream.plan import chunk_of, plan
 
 
@@ -76,3 +78,14 @@ def test_the_backend_is_said():
     assert "backend torch" in plan((8, 8, 8), EncoderConfig(), flops_per_s=1e9, mode="online", backend="torch").reason
     with pytest.raises(InputError, match="no such attention backend"):
         plan((8, 8, 8), EncoderConfig(), flops_per_s=1e9, backend="triton")
+
+
+def test_pinned_memory_is_weighed_against_the_host():
+    """30 million tokens: 88 GB of stores, in a host of 128 GiB or on disk."""
+    few = dict(memory_bytes=20 * 2**30, patience_s=1e12, dtype=torch.bfloat16)
+    machine = Device("GPU", "cuda", 20 * 2**30, 4e14, host_bytes=128 * 2**30)
+    roomy, narrow = (plan((2000, 3000, 2500), vits8(), replace(machine, host_bytes=host), **few, collect=False)
+                     for host in (128 * 2**30, 32 * 2**30))
+    assert (roomy.store, narrow.store) == ("pinned", "disk")
+    pinned = narrow.table[narrow.table.store == "pinned"]
+    assert not pinned.fits.any() and (pinned.peak_MiB < 20 * 2**10).all()  # on the GPU itself there would be room

@@ -11,6 +11,7 @@ import torch
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import torch_rng
+from cellfm_nb.stream import store as store_module
 from cellfm_nb.stream.store import TokenStore, stream_blocks
 
 
@@ -58,6 +59,12 @@ def test_too_little_room_is_said_before_starting(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(InputError, match="too full"):
         TokenStore(1000, 8, kind="disk", folder=tmp_path)
+
+
+def test_too_little_memory_of_the_host_is_said_before_it_is_pinned(monkeypatch):
+    monkeypatch.setattr(store_module, "free_bytes", lambda device: 100)
+    with pytest.raises(InputError, match="host's memory is too small"):
+        TokenStore(1000, 8, kind="pinned", device="cuda")
 
 
 def test_a_disk_that_fills_up_is_one_clear_error(tmp_path):
