@@ -24,6 +24,7 @@ BENCHES = {
     "attention": "blockwise exact attention against SDPA and plain softmax: time and memory",
     "crops": "signal and empty crops of our choosers against k-means and random boxes: share, time",
     "deskew": "shear and rotation of a stage scan against scipy's affine and the shipped reference: accuracy, time",
+    "gpu": "the Triton kernel against torch's fastest, a million tokens through ViT-S: TFLOP/s, seconds, GiB (a GPU)",
     "normalise": "histogram stretch and percentiles against numpy and scikit-image: exactness, time",
     "repair": "planted defects clipped, against the published recipe and registers; healthy encoders: features, time",
     "resample": "streamed trilinear resampling against MONAI Zoom and Spacing: exactness, time, memory",

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 from statistics import median
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cellfm_nb.bench import Row, alternate, extra_mib
+from cellfm_nb.bench import Row, alternate, extra_mib, gpu
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.seeds import torch_rng
 from cellfm_nb.stream import StreamingEncoder
@@ -72,7 +72,7 @@ def rows() -> Iterator[Row]:
         yield Row(f"{n} keys", "seconds", "lower", spent.pop("ours"), spent)
         yield Row(f"{n} keys", "extra MiB", "lower", memory.pop("ours"), memory)
     yield from vits_rows()
-    yield from gpu_rows() if torch.cuda.is_available() else skipped("attention")
+    yield from gpu.attention_rows() if torch.cuda.is_available() else skipped("attention")
 
 
 def vits_rows() -> Iterator[Row]:
@@ -128,40 +128,6 @@ def child(way: str, grid: tuple[int, int, int], blocks: int | None) -> None:
     start = process_time()
     extra = extra_mib(run)
     print(json.dumps([process_time() - start, extra]))
-
-
-def gpu_rows(n: int = 16384, heads: int = 6, width: int = 64) -> Iterator[Row]:
-    """Our Triton forward against the fastest of torch's SDPA backends, bfloat16: TFLOP/s and agreement."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    q, k, v = (part.cuda().bfloat16() for part in tensors(n, heads, width))
-
-    def timed(call: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            for _ in range(10):
-                call()
-            torch.cuda.synchronize()
-        return run
-
-    def peer(backend: SDPBackend) -> Callable[[], object]:
-        def call() -> object:
-            with sdpa_kernel(backend):
-                return sdpa(q, k, v)
-        return call
-
-    calls = {"ours": timed(lambda: online_softmax_attention(q, [(k, v)], None, "triton"))}
-    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
-        try:
-            peer(backend)()
-            calls[backend.name.lower()] = timed(peer(backend))
-        except RuntimeError as error:
-            print(f"{backend.name}: {str(error).splitlines()[0]}", file=sys.stderr)
-    speed = {name: 10 * 4.0 * n * n * heads * width / s / 1e12 for name, s in alternate(calls).items()}
-    exact = sdpa(q.float(), k.float(), v.float())
-    difference = float((online_softmax_attention(q, [(k, v)], None, "triton")[0].float() - exact).abs().max())
-    yield Row(f"GPU, {n} keys, bf16", "max difference", "lower", difference, target=2e-2)
-    yield Row(f"GPU, {n} keys, bf16", "TFLOP/s", "higher", speed.pop("ours"), speed,
-              target=max([*speed.values(), 403.0]))
 
 
 def skipped(what: str) -> Iterator[Row]:

@@ -4,7 +4,7 @@ Three encoders of different depth, width, recipe and seed are trained in a few m
 frame where it was not fetched), or read from the folders in CELLFM_BENCH_ENCODERS (joined like PATH). The judge is the
 worst percent of all tokens, not the mean. The peer "one mean" takes all keys as one: it says how much there is to get
 wrong at all. Short-trained heads look rather evenly, so one encoder is judged again with its logits tripled. Times are
-CPU seconds of one thread, stem included. There are no GPU rows yet.
+CPU seconds of one thread, stem included. A GPU's rows are those of `cellfm bench gpu`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tifffile
 import torch
 import torch.nn.functional as F
 
-from cellfm_nb.bench import Row
+from cellfm_nb.bench import Row, gpu
 from cellfm_nb.bench.attention import skipped
 from cellfm_nb.curate import choose_crops, fit_noise, normalize, resample
 from cellfm_nb.curate.deskew import deskew
@@ -58,8 +58,7 @@ def rows() -> Iterator[Row]:
     fine = fitted(raw, spacing_um, (raw.shape[0] * spacing_um[0] / (26 * PATCH[0]), 0.1, 0.1))  # 62,400 tokens
     for name, encoder in trained.items():
         yield from judged(name, encoder, fine, peers=False)
-    if not torch.cuda.is_available():
-        yield from skipped("stream")
+    yield from gpu.stream_rows() if torch.cuda.is_available() else skipped("stream")
 
 
 def stack() -> tuple[np.ndarray, tuple[float, float, float]]:
