@@ -1,5 +1,11 @@
 """Many movies, one task a volume: the same bytes whoever does them, here, on Dask, or under torchrun; restartable."""
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,9 +59,20 @@ def test_here_and_again(inputs, tmp_path):
     assert 75 * 18 * 2 * 0.5 < bytes_per_frame(tmp_path / "a.zarr") < 75 * 18 * 2 + 4000
 
 
-def test_dask_workers_write_the_same(inputs, tmp_path):
-    rows = stream_movies(jobs(inputs, tmp_path), inputs / "encoder" / "encoder.safetensors", prepare, workers=2)
-    assert len(rows) == 6 and (rows.status == "done").all() and all(digests(inputs, tmp_path))
+def dying(movie, t, target_um):
+    """Kill the first worker that comes to frame 1, as the machine does when memory ends."""
+    flag = Path(os.environ["CELLFM_TEST_DIED"])
+    if t == 1 and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return prepare(movie, t, target_um)
+
+
+def test_dask_workers_write_the_same_though_one_dies(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLFM_TEST_DIED", str(tmp_path / "died"))
+    rows = stream_movies(jobs(inputs, tmp_path), inputs / "encoder" / "encoder.safetensors", dying, workers=2)
+    assert (tmp_path / "died").exists() and len(rows) == 6 and (rows.status == "done").all()
+    assert all(digests(inputs, tmp_path))
 
 
 @pytest.mark.parametrize("late", [True, False])  # does the second rank start when the first is done?
@@ -70,6 +87,25 @@ def test_the_ranks_of_torchrun_share_the_frames(inputs, tmp_path, monkeypatch, l
     rows = pd.concat(parts)
     assert sorted(zip(rows.features, rows.frame, strict=True)) == sorted(
         (str(path), t) for path in jobs(inputs, tmp_path) for t in range(3))
+    assert all(digests(inputs, tmp_path))
+
+
+TORCHRUN = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from cellfm_nb.stream import stream_movies
+from test_many import jobs, prepare
+inputs, out = map(Path, sys.argv[2:])
+print(len(stream_movies(jobs(inputs, out), inputs / "encoder" / "encoder.safetensors", prepare)), "frames")
+"""
+
+
+def test_under_torchrun_itself(inputs, tmp_path):
+    (tmp_path / "ranks.py").write_text(TORCHRUN)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                           tmp_path / "ranks.py", os.path.dirname(__file__), inputs, tmp_path], capture_output=True,
+                          text=True)
+    assert done.stdout.count("3 frames") == 2, done.stderr[-2000:]
     assert all(digests(inputs, tmp_path))
 
 
