@@ -73,10 +73,11 @@ def test_control_without_a_halo_there_are_seams(encoder, volume, monkeypatch):
     assert largest_difference(StreamingEncoder(encoder).encode(volume, progress=False), encoder, volume) > 1e-3
 
 
-@pytest.mark.parametrize("patch", [(4, 8, 8), (3, 5, 4)])  # rows of voxels are filtered in pairs, or cannot be
-def test_tile_by_tile_the_filters_give_the_tokens_of_the_stem(patch, monkeypatch):
+@pytest.mark.parametrize(("patch", "lateral_um"), [((4, 8, 8), 0.1), ((4, 8, 8), 0.2), ((3, 5, 4), 0.1)])
+def test_tile_by_tile_the_filters_give_the_tokens_of_the_stem(patch, lateral_um, monkeypatch):
+    """Rows of voxels are filtered in pairs that are averaged later (.1 um), that are not (.2 um), or not in pairs."""
     monkeypatch.setattr(stem, "TILE", 1000)
-    own = Encoder(EncoderConfig(patch=patch, width=16, depth=1, heads=2, stem_channels=5), seed=1).stem
+    own = Encoder(EncoderConfig((0.25, lateral_um, lateral_um), patch, 16, 1, 2, stem_channels=5), seed=1).stem
     x = torch.from_numpy(rng(0, "tiles").normal(size=[3 * patch[0], 4 * patch[1], 5 * patch[2]]).astype(np.float32))
     with torch.no_grad():
         whole, grid = own(x[None, None])
