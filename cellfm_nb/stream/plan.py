@@ -18,6 +18,7 @@ from cellfm_nb.stream.attention import pick_backend
 from cellfm_nb.stream.clusters import DEFAULT, Fit
 from cellfm_nb.stream.machine import Device, free_bytes, fused_speed
 
+TILE = 2**17  # voxels: few enough to stay in the cache, many enough for the filters to run at speed (measured)
 CARRIED = 256  # sampled tokens with exact attention, which tell the error of an approximate run
 MODES = {
     ("sdpa", "memory"): "exact; all keys in memory, torch's fused attention for each block of queries",
@@ -156,10 +157,13 @@ def plan(shape: tuple[int, int, int], config: Any, device: str | torch.device | 
     rows = n * d * (4 + 2 * wide)  # bytes of the three stores
     saliency = 2 * 4 * heads * n
     features = (4 * d * n if collect and kind == "cpu" else 0) + saliency  # on a GPU they are on the host
-    # a stem of filters works on about 32 floats a voxel, one of patches on few (measured); the widest tensors of a
-    # block of queries are the MLP's
-    floats = 32 if config.stem != "patch" else 4 + 3 * d // prod(config.patch)
-    embed = 4 * floats * prod((c + 2) * p for c, p in zip(chunk, config.patch, strict=True))
+    # a stem of filters works on about 32 floats a voxel (on a CPU of one tile: see `stem`), one of patches on few
+    # (measured); the widest tensors of a block of queries are the MLP's
+    read = prod((c + 2) * p for c, p in zip(chunk, config.patch, strict=True))
+    floats = (4 + 3 * d // prod(config.patch)) * read
+    if config.stem != "patch":
+        floats = 4 * read + 32 * min(read, 2 * TILE) if kind == "cpu" else 32 * read
+    embed = 4 * floats
     work = max(4 * min(q_block, n) * 14 * d, embed) + 6 * min(kv_block, n) * d * wide  # block in hand and the next
     if backend == "torch":
         work += 3 * 4 * heads * min(q_block, n) * min(kv_block, n)

@@ -1,4 +1,4 @@
-"""The stem of filters on a CPU, tile by tile: the same tokens as the encoder's own, in a third of the time.
+"""The stem of filters on a CPU, tile by tile: the same tokens as the encoder's own, in less than half the time.
 
 Two things make it fast. A tile stays in the cache from the filters to the tokens. And a processor multiplies
 16 numbers at once where the stem has 6 filters: so two neighbouring rows of voxels are filtered together, by every
@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cellfm_nb.stream.plan import chunk_of
+from cellfm_nb.stream.plan import TILE, chunk_of
 
 if TYPE_CHECKING:
     from cellfm_nb.encoder.patches import FilterStem
 
 Triple = tuple[int, int, int]
-TILE = 2**17  # voxels: few enough to stay in the cache, many enough for the filters to run at speed (measured)
 
 
 def reach(stem: FilterStem) -> Triple:
