@@ -19,7 +19,7 @@ import pandas as pd
 from cellfm_nb.errors import InputError
 from cellfm_nb.progress import busy
 from cellfm_nb.track.motion import Scales
-from cellfm_nb.track.review import apply_review
+from cellfm_nb.track.review import apply_review, without_rejected_parents
 from cellfm_nb.track.window import join_objects
 
 POSITION = ["z_um", "y_um", "x_um"]
@@ -111,11 +111,11 @@ def write_linking(tracks_path: Path, events_path: Path, scales_path: Path, objec
                   **options: Any) -> None:
     """Link the objects of a parquet file and write tracks.csv, events.csv and scales.csv (for `Workspace.make`).
 
-    reviewed: what readers said of events (see `apply_review`).
+    reviewed: what readers said of events (see `apply_review`); children of a rejected split have no parent.
     """
     linking = link_objects(pd.read_parquet(objects_path), spacing_um, dt_s, **options)
     events = apply_review(linking.events, reviewed or {})
-    for path, table in ((tracks_path, linking.tracks), (events_path, events),
+    for path, table in ((tracks_path, without_rejected_parents(linking.tracks, events)), (events_path, events),
                         (scales_path, linking.scale_table())):
         table.to_csv(path, index=False)
 

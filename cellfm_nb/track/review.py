@@ -25,3 +25,15 @@ def apply_review(events: pd.DataFrame, said: Mapping[str, str]) -> pd.DataFrame:
     said: by the name of an event (see `event_keys`), one of STATUS.
     """
     return events.assign(status=[said.get(key, "candidate") for key in event_keys(events)])
+
+
+def not_rejected(events: pd.DataFrame) -> pd.DataFrame:
+    """Return the events that nobody rejected: those that are handed to other programs."""
+    return events[events["status"] != "rejected"].reset_index(drop=True)
+
+
+def without_rejected_parents(tracks: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
+    """Return the track table in which the children of rejected splits have no parent (parent_id -1)."""
+    rejected = events[(events["kind"] == "split") & (events["status"] == "rejected")]
+    alone = [int(child) for children in rejected["children"] for child in children.split(";")]
+    return tracks.assign(parent_id=tracks["parent_id"].where(~tracks["track_id"].isin(alone), -1))

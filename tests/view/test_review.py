@@ -10,7 +10,7 @@ from PIL import Image
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 from cellfm_nb.simulate import SceneConfig, simulate_tracks
-from cellfm_nb.track import apply_review, event_keys, read_events, write_linking
+from cellfm_nb.track import apply_review, event_keys, not_rejected, read_events, write_linking
 from cellfm_nb.track.link import EVENT_COLUMNS
 from cellfm_nb.view import desk, review
 
@@ -95,7 +95,16 @@ def test_linking_takes_what_was_said(tmp_path):
     assert len(found) and set(found["status"]) == {"candidate"}
     write_linking(*paths, tmp_path / "o.parquet", SPACING, 2.0, reviewed={event_keys(found)[0]: "confirmed"})
     pd.testing.assert_frame_equal(read_events(paths[1]).drop(columns="status"), found.drop(columns="status"))
-    assert read_events(paths[1])["status"].iloc[0] == "confirmed"
+    said = read_events(paths[1])
+    assert said["status"].iloc[0] == "confirmed" and len(not_rejected(said)) == len(found)
+    before = pd.read_csv(paths[0])
+    split = int(np.flatnonzero(found["kind"] == "split")[0])
+    write_linking(*paths, tmp_path / "o.parquet", SPACING, 2.0, reviewed={event_keys(found)[split]: "rejected"})
+    after, children = pd.read_csv(paths[0]), [int(c) for c in found["children"][split].split(";")]
+    mine = before["track_id"].isin(children)
+    assert (before.loc[mine, "parent_id"] >= 0).all() and (after.loc[mine, "parent_id"] == -1).all()
+    pd.testing.assert_frame_equal(after[~mine], before[~mine])
+    assert len(not_rejected(read_events(paths[1]))) == len(found) - 1
 
 
 def test_the_film_shows_the_event_and_loops(run, tracks, looked_at):
