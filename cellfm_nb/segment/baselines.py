@@ -1,4 +1,4 @@
-"""The peers behind one interface: trackpy, LoG maxima, Voronoi-Otsu."""
+"""The peers behind one interface: trackpy, LoG maxima, blob_log, a matched-filter t-test, Voronoi-Otsu."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import center_of_mass, gaussian_filter
+from scipy.ndimage import center_of_mass, correlate1d, gaussian_filter, gaussian_laplace
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.segment.filters import check_volume, log_response
@@ -24,7 +24,9 @@ def detect_with(
     Parameters
     ----------
     name : "trackpy" (Crocker and Grier 1996, trackpy.locate, scored by mass), "log" (maxima of the Laplacian of
-        Gaussian at the PSF's scale, as TrackMate does), "voronoi_otsu" (Gaussian, Otsu, Voronoi, as in
+        Gaussian at the PSF's scale, as TrackMate does), "blob_log" (scikit-image's, three scales from the PSF's up),
+        "t_test" (amplitude of a PSF on a constant over its standard error, as in CMEanalysis, Aguet et al. 2013),
+        "voronoi_otsu" (Gaussian, Otsu, Voronoi, as in
         pyclesperanto; it has no score to cut at).
     volume : (z, y, x) float32; spacing_um, sigma_um : (z, y, x) micrometre.
 
@@ -65,6 +67,43 @@ def log_maxima(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> tuple[np.
     return peak + parabolic_offset(response, peak), response[tuple(peak.T)]
 
 
+def blob_log(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-image's blobs, scored by the LoG at their place; its own threshold is one deviation of the LoG."""
+    from skimage.feature import blob_log as find
+
+    sigma = psf / spacing
+    response = -gaussian_laplace(v, sigma) * np.mean(sigma**2)
+    found = find(v, sigma, 1.6 * sigma, num_sigma=3, threshold=float(response.std()), overlap=0.5)
+    place = found[:, :3].astype(int)
+    return place, response[tuple(place.T)]
+
+
+def t_test(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return maxima of the t-value of a PSF's amplitude, sub-voxel by parabola."""
+    t = amplitude_t(v, psf / spacing)
+    peak = local_maxima(t, footprint_size(spacing, psf), 1.0)
+    return peak + parabolic_offset(t, peak), t[tuple(peak.T)]
+
+
+def amplitude_t(v: np.ndarray, sigma_px: np.ndarray) -> np.ndarray:
+    """Return at each voxel t = A / se(A) of the least-squares fit A g + c in a box of 3 sigma each way."""
+    reach = np.maximum(np.ceil(3 * sigma_px), 1).astype(int)
+    g = [np.exp(-0.5 * (np.arange(-r, r + 1) / s) ** 2) for r, s in zip(reach, sigma_px, strict=True)]
+
+    def over_box(values: np.ndarray, kernels: list[np.ndarray]) -> np.ndarray:
+        for axis, kernel in enumerate(kernels):
+            values = correlate1d(values, kernel, axis, mode="reflect")
+        return values
+
+    ones, wide = [np.ones(len(k)) for k in g], v.astype(float)
+    n, g1, g2 = (float(np.prod([f(k) for k in g])) for f in (len, np.sum, lambda k: (k**2).sum()))
+    of_g, total, square = over_box(wide, g), over_box(wide, ones), over_box(wide**2, ones)
+    spread = g2 - g1**2 / n
+    amplitude = (of_g - g1 * total / n) / spread
+    rest = np.maximum(square - total**2 / n - amplitude**2 * spread, 1e-12)          # sum of squared residuals
+    return amplitude / np.sqrt(rest / (n - 2) / spread)
+
+
 def voronoi_otsu(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return centroids of Voronoi-Otsu labels, scored by their summed intensity."""
     labels = voronoi_otsu_labels(v, spacing, psf)
@@ -86,4 +125,5 @@ def voronoi_otsu_labels(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> 
     return voronoi(mask, seeds, spacing)
 
 
-PEERS: dict[str, Callable] = {"trackpy": trackpy_blobs, "log": log_maxima, "voronoi_otsu": voronoi_otsu}
+PEERS: dict[str, Callable] = {"trackpy": trackpy_blobs, "log": log_maxima, "blob_log": blob_log, "t_test": t_test,
+                              "voronoi_otsu": voronoi_otsu}

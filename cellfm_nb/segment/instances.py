@@ -18,6 +18,7 @@ from cellfm_nb.segment.fit import Blobs, chunks, patch_grid, shapes
 HAZE = np.array([4.0, 6.0, 6.0])                            # what is smoother than this (PSF sigma) is no object
 NECK = 0.3                                                  # of a ball's cross-section: narrower, and two objects touch
 LARGER = 1.6                                                # than its blobs: then an object has an outline of its own
+ALONE, CROWDED = 0.8, 0.3                                   # weight of space against features
 NEIGHBOURS = 8                                              # seeds that may compete for a voxel
 
 
@@ -37,7 +38,7 @@ class FeatureGrid:
 
 def voronoi(
     mask: np.ndarray, seeds: np.ndarray, spacing_um: Sequence[float], features: FeatureGrid | None = None,
-    alpha: float = 1.0,
+    alpha: float | np.ndarray = 1.0,
 ) -> np.ndarray:
     """Give each voxel of the mask to the nearest seed in the joint metric alpha d_spatial + (1 - alpha) d_feature.
 
@@ -47,14 +48,15 @@ def voronoi(
     seeds : (N, 3) voxel positions; label k + 1 belongs to seed k.
     spacing_um : (z, y, x) micrometre; distances are physical.
     features : descriptors to compare a voxel with the seeds by; None or alpha = 1 is the plain Voronoi partition.
-    alpha : weight of space, 0..1.
+    alpha : weight of space, 0..1; one for all, or one a seed (`alpha_by_density`): a voxel takes that of its nearest.
 
     Returns
     -------
     (z, y, x) uint32, exactly the mask where there is a seed. Both distances are divided by their mean over the
     competing pairs, so that alpha weighs like with like; a voxel's owner is one of its 8 nearest seeds in space.
     """
-    if not 0 <= alpha <= 1:
+    alpha = np.asarray(alpha, float)
+    if not ((alpha >= 0) & (alpha <= 1)).all():
         raise InputError("alpha must lie between 0 and 1", where="alpha", got=alpha, expected="0 <= alpha <= 1",
                          do="1 is space alone, 0 features alone")
     labels = np.zeros(mask.shape, np.uint32)
@@ -63,16 +65,32 @@ def voronoi(
     if not len(seeds) or not len(voxels):
         return labels
     spacing = np.asarray(spacing_um, float)
-    joint = features is not None and alpha < 1
+    joint = features is not None and (alpha < 1).any()
     near = np.arange(1, min(NEIGHBOURS if joint else 1, len(seeds)) + 1)
     distance, owner = cKDTree(seeds * spacing).query(voxels * spacing, k=near)      # V, k
     if joint:
         of_seed, of_voxel = features.at(seeds), features.at(voxels)
         unlike = np.linalg.norm(of_voxel[:, None] - of_seed[owner], axis=2)           # V, k
+        if alpha.ndim:
+            alpha = alpha[owner[:, :1]]
         cost = alpha * distance / max(distance.mean(), 1e-12) + (1 - alpha) * unlike / max(unlike.mean(), 1e-12)
         owner = np.take_along_axis(owner, cost.argmin(1)[:, None], axis=1)
     labels[tuple(voxels.T)] = owner[:, 0] + 1
     return labels
+
+
+def alpha_by_density(seeds_um: np.ndarray, reach_um: float) -> np.ndarray:
+    """Return each seed's weight of space: .8 where it stands alone, .3 where others crowd it.
+
+    Parameters: seeds_um (N, 3) micrometre; reach_um, the distance at which two objects begin to touch. Returns: (N,),
+    falling linearly with the nearest neighbour's distance from two reaches down to one. The two weights are those of
+    claim A33; where objects overlap, distance alone says little about whose a voxel is.
+    """
+    seeds = np.asarray(seeds_um, float).reshape(-1, 3)
+    if len(seeds) < 2:
+        return np.full(len(seeds), ALONE)
+    nearest = cKDTree(seeds).query(seeds, k=2)[0][:, 1]
+    return CROWDED + (ALONE - CROWDED) * np.clip(nearest / reach_um - 1, 0, 1)
 
 
 def blobs_of(spots: pd.DataFrame) -> Blobs:
@@ -201,7 +219,7 @@ def largest_parts(labels: np.ndarray) -> np.ndarray:
 
 def segment_instances(
     volume: np.ndarray, spots: pd.DataFrame, spacing_um: Sequence[float], sigma_um: Sequence[float],
-    features: FeatureGrid | None = None, alpha: float = 0.8,
+    features: FeatureGrid | None = None, alpha: float | None = None,
 ) -> np.ndarray:
     """Return one label an object: spots the PSF explains keep the fitted shape, larger objects their own outline.
 
@@ -211,7 +229,7 @@ def segment_instances(
     spots : table of `blobs.detect`, best first; label k + 1 is row k (of several seeds on one object, the best).
     spacing_um, sigma_um : (z, y, x) micrometre.
     features : descriptors; where objects touch, the partition is then taken in the joint metric of `voronoi`.
-    alpha : weight of space in that metric.
+    alpha : weight of space in that metric, 1 for space alone; None = by local density (`alpha_by_density`).
 
     Returns
     -------
@@ -231,6 +249,8 @@ def segment_instances(
     labels = np.where(large > 0, large, owner[labels])
     if features is None or alpha == 1:
         return labels
+    if alpha is None:
+        alpha = alpha_by_density(blobs.position * spacing, 2.355 * float(psf[-1]))
     joint = owner[voronoi(labels > 0, blobs.position, spacing, features, alpha)]
     parts, _ = label(labels > 0, np.ones((3, 3, 3)))
     home = parts[tuple(seeds.T)]

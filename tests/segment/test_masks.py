@@ -8,7 +8,7 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.score.instances import score_instances
 from cellfm_nb.seeds import rng
 from cellfm_nb.segment.blobs import detect
-from cellfm_nb.segment.instances import FeatureGrid, largest_parts, ridges, segment_instances, voronoi
+from cellfm_nb.segment.instances import FeatureGrid, alpha_by_density, largest_parts, ridges, segment_instances, voronoi
 
 
 def segment(volume, scene, sigma=None):
@@ -47,6 +47,26 @@ def test_joint_metric_is_plain_voronoi_at_alpha_one_and_follows_features_below()
     assert (plain[..., 6] == 1).all() and (joint[..., 6] == 2).all() and (joint[..., 1] == 1).all()
     with pytest.raises(InputError, match="alpha"):
         voronoi(mask, seeds, (1, 1, 1), features, alpha=1.5)
+
+
+def test_weight_of_space_follows_the_density_seed_by_seed():
+    seeds = np.array([[0, 0, 0.0], [0, 0, 0.3], [0, 0, 9.0], [0, 0, 9.45]])
+    alpha = alpha_by_density(seeds, 0.3)
+    np.testing.assert_allclose(alpha, [0.3, 0.3, 0.55, 0.55])
+    assert alpha_by_density(seeds[:1], 0.3).tolist() == [0.8]
+    mask, at, spacing = random_case(1)
+    features = FeatureGrid(rng(1, "features").random((2, 3, 3, 4)), (4, 4, 4))
+    np.testing.assert_array_equal(voronoi(mask, at, spacing, features, np.full(6, 0.4)),
+                                  voronoi(mask, at, spacing, features, 0.4))
+    np.testing.assert_array_equal(voronoi(mask, at, spacing, features, np.ones(6)), voronoi(mask, at, spacing))
+
+
+def test_names_of_seeds_do_not_matter():                                              # G3
+    mask, seeds, spacing = random_case(2)
+    order = rng(2, "order").permutation(6)
+    features = FeatureGrid(rng(2, "features").random((2, 3, 3, 4)), (4, 4, 4))
+    labels, again = (voronoi(mask, s, spacing, features, 0.5) for s in (seeds, seeds[order]))
+    np.testing.assert_array_equal(np.append(0, np.argsort(order) + 1)[labels], again)
 
 
 def test_feature_grid_is_sampled_at_voxel_centres():

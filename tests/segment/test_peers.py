@@ -5,7 +5,8 @@ import pytest
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.score.detection import score_detection
-from cellfm_nb.segment.baselines import PEERS, detect_with
+from cellfm_nb.seeds import rng
+from cellfm_nb.segment.baselines import PEERS, amplitude_t, detect_with
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -21,3 +22,15 @@ def test_peers_find_bright_puncta_without_noise(scene, name):
 def test_unknown_peer_is_said(scene):
     with pytest.raises(InputError, match="unknown detector"):
         detect_with("magic", np.zeros((4, 4, 4)), (1, 1, 1))
+
+
+def test_t_value_is_that_of_ordinary_least_squares():
+    sigma = np.array([1.2, 1.0, 1.0])
+    v = rng(3, "t").normal(size=(9, 9, 9)) + 4.0
+    offset = np.indices((9, 7, 7)).reshape(3, -1).T - np.array([4, 3, 3])
+    g = np.exp(-0.5 * ((offset / sigma) ** 2).sum(1))
+    y = v[:, 1:8, 1:8].ravel()
+    design = np.stack([g, np.ones_like(g)], 1)
+    fit, rest = np.linalg.lstsq(design, y, rcond=None)[:2]
+    error = np.sqrt(rest[0] / (len(y) - 2) * np.linalg.inv(design.T @ design)[0, 0])
+    assert amplitude_t(v, sigma)[4, 4, 4] == pytest.approx(fit[0] / error)
