@@ -2,7 +2,8 @@
 
 from cellfm_nb.segment.baselines import PEERS, detect_with, voronoi_otsu_labels
 from cellfm_nb.segment.blobs import detect
-from cellfm_nb.segment.bodies import find_foreground, segment_bodies
+from cellfm_nb.segment.bodies import find_foreground, larger_than_psf, segment_bodies
+from cellfm_nb.segment.checks import free_places, plant, recovered, split_photons, vary
 from cellfm_nb.segment.evidence import ScoreMap, score_map
 from cellfm_nb.segment.filters import local_background, log_response, matched_filter
 from cellfm_nb.segment.instances import FeatureGrid, segment_instances, voronoi
@@ -12,6 +13,7 @@ from cellfm_nb.segment.psf import estimate_psf_sigma
 from cellfm_nb.segment.threshold import Otsu, fdr_threshold, fit_decoys, otsu, otsu_threshold, q_values
 
 __all__ = ["PEERS", "FeatureGrid", "Otsu", "ScoreMap", "detect", "detect_movie", "detect_with", "estimate_psf_sigma",
-           "fdr_threshold", "find_foreground", "fit_decoys", "local_background", "log_response", "matched_filter",
-           "object_table", "otsu", "otsu_threshold", "q_values", "read_feature_grid", "score_map", "segment_bodies",
-           "segment_instances", "voronoi", "voronoi_otsu_labels", "write_objects"]
+           "fdr_threshold", "find_foreground", "fit_decoys", "free_places", "larger_than_psf", "local_background",
+           "log_response", "matched_filter", "object_table", "otsu", "otsu_threshold", "plant", "q_values",
+           "read_feature_grid", "recovered", "score_map", "segment_bodies", "segment_instances", "split_photons",
+           "vary", "voronoi", "voronoi_otsu_labels", "write_objects"]

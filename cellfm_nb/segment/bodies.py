@@ -17,6 +17,7 @@ from cellfm_nb.segment.threshold import otsu_threshold
 APART = 8.0                                                 # noise deviations between the two classes
 NECK_ENERGY = 0.55                                          # of a halved ball's: what is cheaper to cut is two objects
 SEED_BOX, SEED_BLUR = 0.3, 0.12                             # of the radius: pieces are smaller than objects
+SPOTS_A_BODY, BODY_RADIUS = 2.0, 8.0                        # at most so many; at least so many lateral PSF sigma
 FRAGMENT = 0.05                                             # of the typical volume: less is no object
 
 
@@ -103,6 +104,17 @@ def segment_bodies(
     if not within.any():
         return labels
     return part_bodies(replace(seen, mask=within, radius_um=mean_radius(within, spacing)), spacing)
+
+
+def larger_than_psf(labels: np.ndarray, radius_um: float, n_spots: int, sigma_um: Sequence[float]) -> bool:
+    """Return whether a frame's objects are its bodies, and not the spots that `blobs.detect` finds in it.
+
+    Parameters: labels of `segment_bodies`; radius_um of `find_foreground`; n_spots found in the same volume; sigma_um
+    (z, y, x). A cell full of puncta is a body too: what counts is that spots are few for each body (texture, not
+    objects) and that bodies are much larger than the PSF. Who looks for the cell around its puncta must say so.
+    """
+    n = len(np.unique(labels[labels > 0]))
+    return n > 0 and n_spots <= SPOTS_A_BODY * n and radius_um >= BODY_RADIUS * sigma_um[-1]
 
 
 def half_height(light: np.ndarray, labels: np.ndarray) -> np.ndarray:

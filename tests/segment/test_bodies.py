@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from cellfm_nb.errors import InputError
 from cellfm_nb.score.instances import score_instances
 from cellfm_nb.seeds import rng
-from cellfm_nb.segment.bodies import contacts, find_foreground, segment_bodies
+from cellfm_nb.segment.bodies import contacts, find_foreground, larger_than_psf, segment_bodies
 
 SPACING = np.array([0.6, 0.4, 0.4])
 
@@ -72,3 +72,12 @@ def test_radius_is_read_from_the_mask():
 def test_blank_volumes_are_said():
     with pytest.raises(InputError, match="nothing to segment"):
         segment_bodies(np.ones((4, 5, 6)), (1, 1, 1))
+
+
+def test_puncta_in_a_cell_are_no_bodies_and_textured_bodies_are():
+    volume, _ = cluster(5)
+    labels, radius = segment_bodies(volume, SPACING), find_foreground(volume, SPACING).radius_um
+    assert larger_than_psf(labels, radius, 12, (0.3, 0.13, 0.13))
+    assert not larger_than_psf(labels, radius, 60, (0.3, 0.13, 0.13))                 # puncta within cells
+    assert not larger_than_psf(labels, 0.4, 0, (0.3, 0.13, 0.13))                     # tubes
+    assert not larger_than_psf(np.zeros_like(labels), 0.0, 0, (0.3, 0.13, 0.13))
