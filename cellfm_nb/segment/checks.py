@@ -29,11 +29,13 @@ def free_places(
     if (high <= low).any():
         raise InputError("no room to plant anything", where="shape", got=tuple(shape),
                          expected=f"more than {2 * apart} um", do="take a larger volume")
-    taken = [np.asarray(p, float) / apart for p in taken_um]
+    taken = list(np.asarray(taken_um, float).reshape(-1, 3) / apart)
     chosen: list[np.ndarray] = []
     for place in draw.uniform(low, high, (50 * n, 3)):
         unit = place / apart
-        if len(chosen) < n and (not taken or cKDTree(taken).query(unit)[0] > 1):
+        if len(chosen) == n:
+            break
+        if not taken or cKDTree(taken).query(unit)[0] > 1:
             chosen.append(place)
             taken.append(unit)
     return np.array(chosen).reshape(-1, 3)

@@ -6,6 +6,7 @@ import pytest
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie, list_labels, open_labels
+from cellfm_nb.score.detection import match_points
 from cellfm_nb.segment.blobs import detect
 from cellfm_nb.segment.instances import FeatureGrid, segment_instances
 from cellfm_nb.segment.objects import COLUMNS, centroids, object_table, write_objects
@@ -87,3 +88,34 @@ def test_movie_to_table_and_labels(scene, tmp_path):
         mine = table[table["frame"] == t]
         assert set(np.unique(stored.frame(t))) - {0} == set(mine["label"])
     assert (table["frame"] == 2).sum() == 0 and len(table) > 1.8 * len(true)
+
+
+def test_errors_are_as_large_as_said(scene):
+    """Pulls (found - true) / sd have mean 0 and deviation 1, for places and light."""
+    integral = (2 * np.pi) ** 1.5 * np.prod(np.array(scene.sigma_um) / scene.spacing_um)
+    pulls = []
+    for seed in (1, 2, 3):
+        true, table = measured(scene, 10.0, seed=seed)
+        pairs = match_points(table[["z_um", "y_um", "x_um"]], true, (0.8, 0.3, 0.3))
+        mine = table.iloc[pairs.found]
+        place = (mine[["z_um", "y_um", "x_um"]].to_numpy() - true[pairs.true]) / mine[["sd_z_um", "sd_y_um", "sd_x_um"]]
+        light = (mine["mass"] - np.median(mine["mass"])) / mine["mass_sd"]
+        assert np.median(mine["mass"]) == pytest.approx(10 * integral, rel=0.08)
+        pulls.append(np.column_stack([place, light]))
+    pulls = np.concatenate(pulls)
+    spread = 1.4826 * np.median(np.abs(pulls), axis=0)
+    assert (np.abs(np.median(pulls, axis=0)) < 0.3).all() and (np.abs(spread - 1) < 0.35).all(), spread
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.2])
+def test_a_psf_wrong_by_a_fifth_costs_light_but_hardly_objects(scene, factor):
+    true = scene.grid_positions()
+    volume, _ = scene(true, np.full(len(true), 10.0))
+    wrong = tuple(factor * s for s in scene.sigma_um)
+    spots = detect(volume, scene.spacing_um, wrong)
+    labels = segment_instances(volume, spots, scene.spacing_um, wrong)
+    table = object_table(labels, volume, scene.spacing_um, spots, wrong)
+    pairs = match_points(table[["z_um", "y_um", "x_um"]], true, (0.8, 0.3, 0.3))
+    assert len(pairs.true) > 0.95 * len(true) and len(table) < 1.1 * len(true)
+    integral = (2 * np.pi) ** 1.5 * np.prod(np.array(scene.sigma_um) / scene.spacing_um)
+    assert table["mass"].median() == pytest.approx(10 * integral, rel=0.3)
