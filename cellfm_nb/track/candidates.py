@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cellfm_nb.track.motion import total
+from cellfm_nb.track.motion import column, pick
 
 if TYPE_CHECKING:
     from cellfm_nb.track.chains import Chains
@@ -29,10 +29,10 @@ class Candidates:
     def __init__(self, chains: Chains) -> None:
         self.chains = chains
         self.unit = np.sqrt(self.variance(1))
-        place = chains.x / self.unit
-        self.apart = 2 * float(np.ptp(place, 0).sum()) + 2             # between frames: more than any distance in one
-        when = self.apart * chains.frame[:, None]
-        self.tree = cKDTree(np.concatenate([place, when], 1), balanced_tree=False, compact_nodes=False)
+        place = chains.x / column(self.unit)
+        self.apart = 2 * float(np.ptp(place, 1).sum()) + 2             # between frames: more than any distance in one
+        when = self.apart * chains.frame[None]
+        self.tree = cKDTree(np.concatenate([place, when]).T, balanced_tree=False, compact_nodes=False)
 
     def next_frame(self, tails: np.ndarray, heads: np.ndarray | None = None) -> np.ndarray:
         """Return pairs of consecutive frames: tails with what may follow, heads with what may precede, (q, 2)."""
@@ -52,12 +52,12 @@ class Candidates:
         if most <= 0 or not inside.any():
             return np.zeros((0, 2), int)
         objects = objects[inside]
-        move = wait * (c.past if wait > 0 else c.future).v[objects]
-        ahead = np.flatnonzero(total((move / spread) ** 2) > 0.25)     # else it is the same place
+        move = wait * pick((c.past if wait > 0 else c.future).v, objects)
+        ahead = np.flatnonzero(((move / column(spread)) ** 2).sum(0) > 0.25)   # else it is the same place
         at = np.concatenate([objects, objects[ahead]])
-        place = c.x[at]
-        place[len(objects):] += move[ahead]
-        place = np.concatenate([place / self.unit, self.apart * (c.frame[at] + wait)[:, None]], 1)
+        place = pick(c.x, at)
+        place[:, len(objects):] += move[:, ahead]
+        place = np.concatenate([place / column(self.unit), self.apart * (c.frame[at] + wait)[None]]).T
         bound = min(np.sqrt(2 * most) * float((spread / self.unit).max()), self.apart / 2)
         k = np.arange(1, min(NEIGHBOURS if abs(wait) == 1 else OVER_GAPS, c.n) + 1)
         near = self.tree.query(place, k=k, distance_upper_bound=bound)[1]
@@ -65,7 +65,7 @@ class Candidates:
         return np.column_stack([at[row], near[row, rank]])
 
     def variance(self, wait: int | np.ndarray) -> np.ndarray:
-        """Return the variance (um^2) of how far an object, or a part of it after a split, may go in `wait` frames."""
+        """Return the variance (..., d) um^2 of how far an object, or a part after a split, may go in `wait` frames."""
         s = self.chains.scales
         return wait * wait * s.velocity_um2 + wait * s.step_um2 + s.event_um2.max() / 4
 
@@ -74,7 +74,7 @@ class Candidates:
         """Return the most (nats) a link over `wait` frames could gain: no distance, masses and velocities agree."""
         c, s = self.chains, self.chains.scales
         start, end = (c.log_start.min(), c.log_end.min()) if start is None else (start, end)
-        nats = MOTION_NATS + (MASS_NATS if c.identity.shape[1] else 0.0)
+        nats = MOTION_NATS + (MASS_NATS if len(c.identity) else 0.0)
         still = np.log(2 * np.pi * s.step_um2).sum() + len(s.step_um2) * np.log(wait)
         return nats - 0.5 * still + np.log(s.gap[np.asarray(wait) - 1]) - start - end
 
@@ -83,9 +83,10 @@ class Candidates:
         c, pairs = self.chains, self.unique(found)
         i, j = pairs.T
         wait = c.frame[j] - c.frame[i]
-        move, g = c.x[j] - c.x[i], wait[:, None]
-        variance = self.variance(np.arange(c.max_gap + 2)[:, None])[wait]
-        far = np.min([total((move - g * u) ** 2 / variance) for u in (0.0, c.past.v[i], c.future.v[j])], axis=0)
+        move = pick(c.x, j) - pick(c.x, i)
+        variance = pick(self.variance(np.arange(c.max_gap + 2)[:, None]).T, wait)
+        far = np.min([((move - wait * u) ** 2 / variance).sum(0)
+                      for u in (0.0, pick(c.past.v, i), pick(c.future.v, j))], axis=0)
         return pairs[far <= 2 * self.most(wait, c.log_start[j], c.log_end[i])]
 
     def unique(self, found: list[np.ndarray]) -> np.ndarray:

@@ -14,10 +14,11 @@ from cellfm_nb.track.assign import assign, confidence
 from cellfm_nb.track.candidates import Candidates
 from cellfm_nb.track.cost import common_slope, first_scales, link_gain, some_neighbours, start_end_logs, update_scales
 from cellfm_nb.track.events import Event, Hypotheses, choose_events
-from cellfm_nb.track.motion import Filter, Scales
+from cellfm_nb.track.motion import Filter, Scales, column, pick
 
 DOUBT = 1e-3                         # a link more certain than this is settled
 NEGLIGIBLE = 12.0                    # nats: so much less likely than what both its ends have, a pair is no rival
+BLOCK = 8192                         # pairs or objects worked on at once: what they need stays near the processor
 ENOUGH = 10_000                      # links that scales are estimated from
 NEVER = np.iinfo(int).max
 
@@ -25,7 +26,7 @@ NEVER = np.iinfo(int).max
 class Chains:
     """Join objects, sorted by frame, into chains.
 
-    Parameters: x (n, d) um; frame (n,) ascending; identity (n, k), log mass first; relative (n, k), variance of each
+    Parameters: x (d, n) um; frame (n,) ascending; identity (k, n), log mass first; relative (k, n), variance of each
     identity up to a factor; voxel_um (d,); max_gap, frames a track may go unseen; scales to be taken as they are, the
     identities then free of bleaching (None: estimated).
     After `run`, `succ` and `pred` (n,) give each object's next and previous one (-1: none), `events` the splits and
@@ -34,8 +35,9 @@ class Chains:
 
     def __init__(self, x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relative: np.ndarray,
                  voxel_um: np.ndarray, max_gap: int, scales: Scales | None = None) -> None:
+        x, identity, relative = (np.ascontiguousarray(rows, float) for rows in (x, identity, relative))
         self.x, self.frame, self.identity, self.relative = x, frame, identity.copy(), relative
-        self.voxel_um, self.max_gap, self.n = voxel_um, max_gap, len(x)
+        self.voxel_um, self.max_gap, self.n = voxel_um, max_gap, len(frame)
         self.succ, self.pred, self.confidence = np.full(self.n, -1), np.full(self.n, -1), np.full(self.n, np.nan)
         self.until, self.since = np.full(self.n, NEVER), np.full(self.n, -1)   # frame of what follows, of what was
         self.worth = np.zeros((2, self.n))                             # gain of the link out of, into an object
@@ -46,12 +48,12 @@ class Chains:
         self.first, self.last = int(frame[0]), int(frame[-1])
         self.begin = np.searchsorted(frame, np.arange(self.first, self.last + 2))
         # both directions of time are filtered at once: row k is the past of object k, row n + k its future
-        self.place, self.time = np.concatenate([x, -x]), np.concatenate([frame, -frame])
+        self.place, self.time = np.concatenate([x, -x], 1), np.concatenate([frame, -frame])
         self.waves = [np.concatenate([self.objects(self.first + k, self.first + k),
                                       self.n + self.objects(self.last - k, self.last - k)])
                       for k in range(self.last - self.first + 1)]
         self.fixed = scales is not None
-        self.scales = scales or first_scales(some_neighbours(x, frame, ENOUGH), x, frame, self.identity, relative,
+        self.scales = scales or first_scales(some_neighbours(x.T, frame, ENOUGH), x, frame, self.identity, relative,
                                              voxel_um, max_gap)
         self.refilter()
 
@@ -106,7 +108,8 @@ class Chains:
         """Run both filters over the present links: all of them, or only what depends on links changed since."""
         source = np.concatenate([self.pred, np.where(self.succ >= 0, self.succ + self.n, -1)])
         if afresh:
-            identity, noise = np.tile(self.identity, (2, 1)), np.tile(self.relative * self.scales.noise, (2, 1))
+            noise = self.relative * column(self.scales.noise)
+            identity, noise = np.tile(self.identity, 2), np.tile(noise, 2)
             self.measured = identity, noise
             self.tell = Filter.start(identity, noise, self.scales)
             self.past, self.future = self.tell.part(0, self.n), self.tell.part(self.n, 2 * self.n)
@@ -118,7 +121,8 @@ class Chains:
         for wave in self.waves:
             rows = wave[stale[wave] | stale[source[wave]]]
             stale[rows] = True
-            self.advance(rows, source)
+            for k in range(0, len(rows), BLOCK):
+                self.advance(rows[k:k + BLOCK], source)
 
     def advance(self, rows: np.ndarray, source: np.ndarray) -> None:
         """Bring `rows` of the filter up to date with where they come from."""
@@ -126,7 +130,7 @@ class Chains:
         rows = rows[source[rows] >= 0]
         if len(rows):
             at = source[rows]
-            self.tell.step(at, rows, self.place[rows] - self.place[at], self.time[rows] - self.time[at],
+            self.tell.step(at, rows, pick(self.place, rows) - pick(self.place, at), self.time[rows] - self.time[at],
                            *self.measured, self.scales)
 
     def sever(self, half: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,8 +151,7 @@ class Chains:
         if not len(pairs):
             return
         i, j = pairs.T
-        gain = link_gain(self.past, self.future, i, j, self.x[j] - self.x[i], self.frame[j] - self.frame[i],
-                         self.log_start, self.log_end, self.scales)
+        gain = np.concatenate([self.gain(*pairs[k:k + BLOCK].T) for k in range(0, len(pairs), BLOCK)])
         chosen, events = assign(i, j, gain, self.n, self.n), []
         if with_events:
             (tails, a), (heads, b) = (np.unique(k, return_inverse=True) for k in (i, j))
@@ -159,6 +162,11 @@ class Chains:
         self.rivals.append(pairs[rival & (self.frame[j] - self.frame[i] == 1)])
         self.join(i[chosen], j[chosen], confidence(i, j, gain, self.n, self.n)[chosen], events)
         self.settle(j[chosen])
+
+    def gain(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Return the gain (nats) of linking i and j, (q,)."""
+        return link_gain(self.past, self.future, i, j, pick(self.x, j) - pick(self.x, i),
+                         self.frame[j] - self.frame[i], self.log_start, self.log_end, self.scales)
 
     def join(self, i: np.ndarray, j: np.ndarray, sure: np.ndarray, events: list[Event]) -> None:
         """Put links (i, j) and events in place."""
@@ -194,18 +202,18 @@ class Chains:
         odds = np.exp(np.clip(advantage, -50, 50))
         weight = odds / (1 + np.bincount(node, odds)[node])
         weight /= 1 + (np.abs(self.frame[objects[whole]] - self.frame[objects[one]]) > 1)   # seen in both halves
-        square = ((self.x[objects[one]] - self.x[objects[two]]) ** 2).mean(1)
+        square = ((self.x[:, objects[one]] - self.x[:, objects[two]]) ** 2).mean(0)
         self.expected += np.column_stack([np.bincount(hyp.kind, weight, 2), np.bincount(hyp.kind, weight * square, 2)])
 
     def learn(self, with_events: bool) -> None:
         """Re-estimate the scales from the present links and events, and refilter."""
         i = np.flatnonzero(self.succ >= 0)
         bleach = self.scales.bleach
-        if self.identity.shape[1] and len(i):
+        if len(self.identity) and len(i):
             chain = chain_ids(self.pred)
-            weight = (np.bincount(chain) / np.bincount(chain, self.relative[:, 0]))[chain]  # a track's, not a row's
-            rate = -common_slope(chain, self.frame, self.identity[:, 0], weight)
-            self.identity[:, 0] += rate * (self.frame - self.first)
+            weight = (np.bincount(chain) / np.bincount(chain, self.relative[0]))[chain]  # a track's, not a row's
+            rate = -common_slope(chain, self.frame, self.identity[0], weight)
+            self.identity[0] += rate * (self.frame - self.first)
             bleach += rate
         joined = np.column_stack([self.since >= 0, self.until < NEVER])
         i = i[::1 + len(i) // ENOUGH]                                  # every third, tenth ... says as much as all

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cellfm_nb.track.motion import Filter, Scales, log_identity, log_link_motion
+from cellfm_nb.track.motion import Filter, Scales, column, log_identity, log_link_motion, pick
 
 ROBUST = 1.4826            # median absolute deviation -> standard deviation of a Gaussian
 PRIOR_COUNT = 5.0          # weight, in links, of a scale's former value: keeps short movies from degenerate scales
@@ -21,7 +21,7 @@ LEAST_WALK = 0.02          # no mass is exactly constant: a filter must not grow
 
 def link_gain(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, dx: np.ndarray, g: np.ndarray,
               log_start: np.ndarray, log_end: np.ndarray, scales: Scales) -> np.ndarray:
-    """Return the log likelihood ratio (nats) of linking i and j against ending i and beginning j, (q,)."""
+    """Return the log likelihood ratio (nats) of linking i to j, dx (d, q) away, against an end and a birth, (q,)."""
     return (log_link_motion(past, future, i, j, dx, g, scales) + log_identity(past, future, i, j, g, scales)
             + np.log1p(-scales.end) + np.log(scales.gap[g - 1]) - log_start[j] - log_end[i])
 
@@ -37,7 +37,7 @@ def start_end_logs(frame: np.ndarray, first: int, last: int, scales: Scales) -> 
 
 
 def mutual_neighbours(x: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return indices (i, j) of objects of consecutive frames that are each other's nearest."""
+    """Return indices (i, j) of objects, x (n, d), of consecutive frames that are each other's nearest."""
     apart = 2 * float(np.ptp(x, 0).sum() if len(x) else 0.0) + 1.0   # between frames: more than any distance in one
     tree = cKDTree(np.column_stack([x, apart * frame]), balanced_tree=False, compact_nodes=False)
     far, near = tree.query(np.column_stack([x, apart * (frame + 1)]), distance_upper_bound=apart / 2)
@@ -59,26 +59,26 @@ def first_scales(links: tuple[np.ndarray, np.ndarray], x: np.ndarray, frame: np.
                  relative: np.ndarray, voxel_um: np.ndarray, max_gap: int) -> Scales:
     """Guess the scales from mutual nearest neighbours: a start for `update_scales`, nothing more.
 
-    Parameters: links, indices (i, j); x (n, d) um; frame (n,); identity (n, k); relative (n, k), variance of each
+    Parameters: links, indices (i, j); x (d, n) um; frame (n,); identity (k, n); relative (k, n), variance of each
     measurement up to a factor; voxel_um (d,).
     """
     i, j = links
-    dx = x[j] - x[i] if len(i) else voxel_um[None]
-    step = np.maximum(0.5 * (np.median(np.abs(dx), 0) * ROBUST) ** 2, (STEP_FLOOR * voxel_um) ** 2)
+    dx = x[:, j] - x[:, i] if len(i) else column(voxel_um)
+    step = np.maximum(0.5 * (np.median(np.abs(dx), 1) * ROBUST) ** 2, (STEP_FLOOR * voxel_um) ** 2)
     gap = 0.1 ** np.arange(max_gap + 1)
-    present = len(x) / len(np.unique(frame)) / volume_um3(x, step, voxel_um)
-    noise, _, _ = identity_noise(i, j, frame, identity, relative) if len(i) else (identity.var(0), 0, 0)
+    present = len(frame) / len(np.unique(frame)) / volume_um3(x, step, voxel_um)
+    noise, _, _ = identity_noise(i, j, frame, identity, relative) if len(i) else (identity.var(1), 0, 0)
     return Scales(
-        step_um2=step, velocity_um2=np.maximum((dx**2).mean(0), 2 * step), switch=np.array([[0.9, 0.1], [0.2, 0.8]]),
+        step_um2=step, velocity_um2=np.maximum((dx**2).mean(1), 2 * step), switch=np.array([[0.9, 0.1], [0.2, 0.8]]),
         gap=gap / gap.sum(), birth_per_um3=0.05 * present, present_per_um3=present, end=0.05,
-        identity_mean=identity.mean(0), identity_var=identity.var(0) + 1e-6, noise=np.maximum(noise, 1e-6),
+        identity_mean=identity.mean(1), identity_var=identity.var(1) + 1e-6, noise=np.maximum(noise, 1e-6),
         walk=LEAST_WALK * noise, outlier=0.05, bleach=0.0, event_rate=np.array([0.02, 0.02]),
         event_um2=np.full(2, 4 * step.mean()))
 
 
 def volume_um3(x: np.ndarray, step_um2: np.ndarray, voxel_um: np.ndarray) -> float:
     """Return the volume (um^d) objects appear in: the box around them; an axis they never leave counts a few steps."""
-    extent = np.ptp(x, 0)
+    extent = np.ptp(x, 1)
     return float(np.prod(np.where(extent > 0, np.maximum(extent, LEAST_FIELD * voxel_um), 4 * np.sqrt(step_um2))))
 
 
@@ -91,21 +91,20 @@ def update_scales(scales: Scales, links: tuple[np.ndarray, np.ndarray], x: np.nd
     after each object; expected (2, 2), number of splits and merges and their summed squared separation, or None.
     """
     i, j = links
-    n, n_frames = len(x), int(frame[-1] - frame[0]) + 1
-    changes: dict[str, object] = dict(identity_mean=identity.mean(0), identity_var=identity.var(0) + 1e-6)
+    n, n_frames = len(frame), int(frame[-1] - frame[0]) + 1
+    changes: dict[str, object] = dict(identity_mean=identity.mean(1), identity_var=identity.var(1) + 1e-6)
     if len(i):
-        dx, g = x[j] - x[i], frame[j] - frame[i]
-        gg = g[:, None]
+        dx, g = pick(x, j) - pick(x, i), frame[j] - frame[i]
         _, directed, pairs = log_link_motion(past, future, i, j, dx, g, scales, modes=True)
-        still, moving = (1 - directed)[:, None], directed[:, None]
-        step = ((still * dx**2 / gg).sum(0) + PRIOR_COUNT * scales.step_um2) / (still.sum() + PRIOR_COUNT)
+        still = 1 - directed
+        step = ((dx * dx) @ (still / g) + PRIOR_COUNT * scales.step_um2) / (still.sum() + PRIOR_COUNT)
         step = np.maximum(step, (STEP_FLOOR * voxel_um) ** 2)
-        speed = (moving * ((dx / gg) ** 2 - step / gg)).sum(0) + PRIOR_COUNT * scales.velocity_um2
+        speed = ((dx / g) ** 2 - column(step) / g) @ directed + PRIOR_COUNT * scales.velocity_um2
         switch = pairs[joined[i, 0]].sum(0) + PRIOR_COUNT * scales.switch
         gap = np.bincount(g - 1, minlength=len(scales.gap)) + 0.5 ** np.arange(len(scales.gap))
-        changes |= dict(step_um2=step, velocity_um2=np.maximum(speed / (moving.sum() + PRIOR_COUNT), step),
+        changes |= dict(step_um2=step, velocity_um2=np.maximum(speed / (directed.sum() + PRIOR_COUNT), step),
                         switch=switch / switch.sum(1, keepdims=True), gap=gap / gap.sum())
-        if identity.shape[1] and len(i) >= 8:
+        if len(identity) and len(i) >= 8:
             changes |= dict(zip(("noise", "walk", "outlier"), identity_noise(i, j, frame, identity, relative),
                                 strict=True))
     reach = min(len(scales.gap), n_frames - 1)                           # nearer the movie's ends nobody can tell
@@ -126,21 +125,23 @@ def identity_noise(i: np.ndarray, j: np.ndarray, frame: np.ndarray, identity: np
 
     Changes over two links hold twice the slow change but the same measurement noise as changes over one.
     """
-    succ = np.full(len(identity), -1)
+    succ = np.full(len(frame), -1)
     succ[i] = j
     far = succ[j]
 
     def spread(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (np.median(np.abs(identity[b] - identity[a]) / np.sqrt(relative[a] + relative[b]), 0) * ROBUST) ** 2
+        change = np.abs(identity[:, b] - identity[:, a]) / np.sqrt(relative[:, a] + relative[:, b])
+        return (np.median(change, 1) * ROBUST) ** 2
 
-    size = np.median(relative[i] + relative[j], 0)
+    measured = relative[:, i] + relative[:, j]
+    size = np.median(measured, 1)
     once = spread(i, j) + 1e-6 / size
     twice = spread(i[far >= 0], far[far >= 0]) if (far >= 0).sum() >= 8 else once
     walk = np.clip(twice - once, LEAST_WALK * once, 0.5 * once)
     noise, walk = once - walk, walk * size
-    z = np.abs(identity[j] - identity[i]) / np.sqrt(noise * (relative[i] + relative[j])
-                                                    + walk * (frame[j] - frame[i])[:, None])
-    return noise, walk, float(np.clip((z > 4).any(1).mean(), 0.01, 0.3))
+    z = np.abs(identity[:, j] - identity[:, i]) / np.sqrt(column(noise) * measured
+                                                          + column(walk) * (frame[j] - frame[i]))
+    return noise, walk, float(np.clip((z > 4).any(0).mean(), 0.01, 0.3))
 
 
 def common_slope(group: np.ndarray, t: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cellfm_nb.track.assign import pack, prices
-from cellfm_nb.track.motion import Filter, Scales, log_normal
+from cellfm_nb.track.motion import Filter, Scales, column, log_normal, pick
 
 if TYPE_CHECKING:
     from cellfm_nb.track.chains import Chains
@@ -56,12 +56,12 @@ class Hypotheses:
 
 
 def log_step(tell: Filter, at: np.ndarray, dx: np.ndarray, g: np.ndarray, scales: Scales) -> np.ndarray:
-    """Return the log density (um^-d) of steps dx by what one direction of time says of objects `at`, (q,)."""
-    p, g = tell.p[at], g[:, None]
+    """Return the log density (um^-d) of steps dx (d, q) by what one direction of time says of objects `at`, (q,)."""
+    p, step, pop = tell.p[at], g * column(scales.step_um2), column(scales.velocity_um2)
     directed = p * scales.switch[1, 1] + (1 - p) * scales.switch[0, 1]
-    still = log_normal(dx, g * scales.step_um2) + np.log1p(-directed)
-    known = log_normal(dx - g * tell.v[at], g * g * tell.s[at] + g * scales.step_um2) + np.log(p * scales.switch[1, 1])
-    fresh = log_normal(dx, g * g * scales.velocity_um2 + g * scales.step_um2) + np.log((1 - p) * scales.switch[0, 1])
+    still = log_normal(dx, step) + np.log1p(-directed)
+    known = log_normal(dx - g * pick(tell.v, at), g * g * pick(tell.s, at) + step) + np.log(p * scales.switch[1, 1])
+    fresh = log_normal(dx, g * g * pop + step) + np.log((1 - p) * scales.switch[0, 1])
     return np.logaddexp(still, np.logaddexp(known, fresh))
 
 
@@ -74,12 +74,12 @@ def log_mass_sum(whole: Filter, part: Filter, a: np.ndarray, j: np.ndarray, k: n
     """
     if not len(scales.identity_mean):
         return np.zeros(len(a))
-    mu, pop = scales.identity_mean[:1], scales.identity_var[:1]
-    mj, mk, vj, vk = part.m[j, :1], part.m[k, :1], part.w[j, :1], part.w[k, :1]      # (q, 1)
+    mu, pop = scales.identity_mean[0], scales.identity_var[0]
+    mj, mk, vj, vk = part.m[:1, j], part.m[:1, k], part.w[:1, j], part.w[:1, k]      # (1, q)
     total = np.logaddexp(mj, mk)
     f = np.exp(mj - total)
-    var = whole.w[a, :1] + scales.walk[:1] + f * f * vj + (1 - f) ** 2 * vk
-    joint = log_normal(total - whole.m[a, :1], var) + np.log(6 * (f * (1 - f)) ** 2 + 1e-300)[:, 0]
+    var = whole.w[:1, a] + scales.walk[0] + f * f * vj + (1 - f) ** 2 * vk
+    joint = log_normal(total - whole.m[:1, a], var) + np.log(6 * (f * (1 - f)) ** 2 + 1e-300)[0]
     apart = log_normal(mj - mu, pop + vj) + log_normal(mk - mu, pop + vk)
     return np.logaddexp(np.log1p(-scales.outlier) + joint - apart, np.log(scales.outlier))
 
@@ -94,8 +94,9 @@ def event_gain(chains: Chains, kind: int, a: np.ndarray, j: np.ndarray, k: np.nd
     sign = 1 - 2 * kind
     whole, part = (chains.past, chains.future) if kind == 0 else (chains.future, chains.past)
     g = sign * (frame[j] - frame[a])
-    gain = (np.log(2 * s.event_rate[kind]) + log_step(whole, a, sign * ((x[j] + x[k]) / 2 - x[a]), g, s)
-            + log_normal(x[j] - x[k], np.full(x.shape[1], s.event_um2[kind])) + 2 * np.log(s.gap[g - 1])
+    xa, xj, xk = (pick(x, o) for o in (a, j, k))
+    gain = (np.log(2 * s.event_rate[kind]) + log_step(whole, a, sign * ((xj + xk) / 2 - xa), g, s)
+            + log_normal(xj - xk, np.full((len(x), 1), s.event_um2[kind])) + 2 * np.log(s.gap[g - 1])
             + log_mass_sum(whole, part, a, j, k, s))
     if kind == 0:
         return gain - chains.log_start[j] - chains.log_start[k] - chains.log_end[a]
@@ -127,14 +128,14 @@ def hypotheses(chains: Chains, tails: np.ndarray, heads: np.ndarray, a: np.ndarr
     Parameters: tails (n,), heads (m,), objects; a, b, gain (q,), candidate pairs in ascending order and their gains.
     """
     n, m = len(tails), len(heads)
-    wide = np.sqrt(chains.scales.velocity_um2 + chains.scales.step_um2)
+    wide = column(np.sqrt(chains.scales.velocity_um2 + chains.scales.step_um2))
     key, worth = a * m + b, np.maximum(gain, 0.0)
-    move, g = chains.x[heads[b]] - chains.x[tails[a]], (chains.frame[heads[b]] - chains.frame[tails[a]])[:, None]
+    move, g = pick(chains.x, heads[b]) - pick(chains.x, tails[a]), chains.frame[heads[b]] - chains.frame[tails[a]]
     kinds, gains, owns = [], [], []
     for kind in (0, 1):
         anchor, partner, tell, mine, theirs = ((a, b, chains.past, tails, heads) if kind == 0 else
                                                (b, a, chains.future, heads, tails))
-        near = np.minimum(((move / wide) ** 2).sum(1), (((move - g * tell.v[mine[anchor]]) / wide) ** 2).sum(1))
+        near = np.minimum(((move / wide) ** 2).sum(0), (((move - g * pick(tell.v, mine[anchor])) / wide) ** 2).sum(0))
         whole, one, two = partner_pairs(anchor, partner, near)
         level = chains.frame[theirs[one]] == chains.frame[theirs[two]]
         whole, one, two = whole[level], one[level], two[level]

@@ -90,14 +90,15 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
     if window_frames is not None and window_frames < 2:
         raise InputError("Bad window.", where="window_frames", got=window_frames, expected="None, or at least 2",
                          do="A few tens of frames make a good window.")
-    expected = (max_gap_frames + 1, features.shape[1])
+    expected = (max_gap_frames + 1, len(features))
     if scales is not None and (len(scales.gap), len(scales.noise)) != expected:
         raise InputError("These scales are of another linking.", where="scales",
                          got=f"max_gap_frames {len(scales.gap) - 1}, {len(scales.noise)} identities",
                          expected=f"max_gap_frames {max_gap_frames}, {expected[1]} identities",
                          do="Link with the gap and the identity the scales were estimated with.")
-    joined = join_objects(objects[POSITION].to_numpy(float), objects["frame"].to_numpy(int), features, relative,
-                          np.asarray(spacing_um, float), max_gap_frames, SWEEPS, events, window_frames, scales)
+    joined = join_objects(objects[POSITION].to_numpy(float).T.copy(), objects["frame"].to_numpy(int), features,
+                          relative, np.asarray(spacing_um, float), max_gap_frames, SWEEPS, events, window_frames,
+                          scales)
     ids = joined.chain_ids()
     found = event_table(joined.events, objects, ids)
     parents = {int(c): int(p) for kind, p, c in zip(found["kind"], found["parents"], found["children"], strict=True)
@@ -162,8 +163,8 @@ def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float],
 
 
 def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return what tells objects apart, (n, k) log mass and descriptors, and its variance up to a factor, (n, k)."""
-    columns, variances = [np.zeros((len(objects), 0))], [np.zeros((len(objects), 0))]
+    """Return what tells objects apart, (k, n) log mass and descriptors, and its variance up to a factor, (k, n)."""
+    rows, variances = [np.zeros((0, len(objects)))], [np.zeros((0, len(objects)))]
     mass = objects["mass"].to_numpy(float) if "mass" in objects else np.array([])
     if identity != "none" and (mass > 0).any():
         _refuse_gaps(mass[:, None], ["mass"])
@@ -172,15 +173,15 @@ def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray,
         known = np.isfinite(sd) & (sd > 0)
         share = np.where(known, sd, 0) / np.maximum(mass, 5 * FAINT * middle)
         usual = np.median(share[known]) if known.any() else 1.0
-        columns.append(np.log(np.maximum(mass, FAINT * middle))[:, None])
-        variances.append((np.where(known, share, usual) ** 2)[:, None])
+        rows.append(np.log(np.maximum(mass, FAINT * middle))[None])
+        variances.append((np.where(known, share, usual) ** 2)[None])
     if identity == "descriptor":
         names = [c for c in objects if c[0] == "d" and c[1:].isdigit()]
         values = objects[names].to_numpy(float)
         _refuse_gaps(values, names)
-        columns.append((values - values.mean(0)) / (values.std(0) + 1e-12))
-        variances.append(np.ones_like(values))
-    return np.concatenate(columns, axis=1), np.concatenate(variances, axis=1)
+        rows.append(((values - values.mean(0)) / (values.std(0) + 1e-12)).T)
+        variances.append(np.ones_like(rows[-1]))
+    return np.concatenate(rows), np.concatenate(variances)
 
 
 def _refuse_gaps(values: np.ndarray, names: list[str]) -> None:

@@ -63,30 +63,31 @@ class Scales:
         return replace(self, **changes)
 
 
-def total(x: np.ndarray) -> np.ndarray:
-    """Sum over the last, short axis: column by column, many times faster than numpy's own reduction."""
-    return sum((x[..., c] for c in range(x.shape[-1])), 0.0)
+def column(x: np.ndarray) -> np.ndarray:
+    """Return one number per axis, (d,), as (d, 1), to go with (d, n)."""
+    return x[:, None]
 
 
-def product(x: np.ndarray) -> np.ndarray:
-    """Multiply over the last, short axis."""
-    out = 1.0
-    for c in range(x.shape[-1]):
-        out = out * x[..., c]
+def pick(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return the columns `at` (q,) of x (d, n), (d, q): row by row, several times faster than numpy's own indexing."""
+    out = np.empty((len(x), len(at)), x.dtype)
+    for row, into in zip(x, out, strict=True):
+        row.take(at, out=into, mode="clip")                          # "raise" would buffer; no index is out of range
     return out
 
 
 def log_normal(x: np.ndarray, var: np.ndarray) -> np.ndarray:
-    """Return the log density of a zero-mean Gaussian with diagonal variance, summed over the last axis."""
-    return -0.5 * (total(x * x / var) + total(np.log(2 * np.pi * var)))
+    """Return the log density of a zero-mean Gaussian with diagonal variance, summed over the first axis."""
+    return -0.5 * (x * x / var + np.log(2 * np.pi * var)).sum(0)
 
 
 @dataclass
 class Filter:
-    """What one direction of time says about n objects: p (n,) directed, v and s (n, d), m and w (n, k).
+    """What one direction of time says about n objects: p (n,) directed, v and s (d, n), m and w (k, n).
 
     v, s : mean and variance of the directed velocity, um per frame, always in forward time.
     m, w : mean and variance of the identity by its measurements alone (no population prior).
+    Axes come first, so that numpy works through whole rows of objects.
     """
 
     p: np.ndarray
@@ -98,83 +99,79 @@ class Filter:
     @classmethod
     def start(cls, identity: np.ndarray, noise_var: np.ndarray, scales: Scales) -> Filter:
         """Begin every object as a track of its own."""
-        n, d = len(identity), len(scales.step_um2)
-        return cls(np.full(n, scales.stationary[1]), np.zeros((n, d)), np.tile(scales.velocity_um2, (n, 1)),
+        n, d = identity.shape[1], len(scales.step_um2)
+        return cls(np.full(n, scales.stationary[1]), np.zeros((d, n)), np.tile(column(scales.velocity_um2), n),
                    identity.copy(), noise_var.copy())
 
     def part(self, a: int, b: int) -> Filter:
-        """Return rows a .. b - 1, sharing memory."""
-        return Filter(*(rows[a:b] for rows in (self.p, self.v, self.s, self.m, self.w)))
+        """Return objects a .. b - 1, sharing memory."""
+        return Filter(*(rows[..., a:b] for rows in (self.p, self.v, self.s, self.m, self.w)))
 
     def reset(self, at: np.ndarray, identity: np.ndarray, noise_var: np.ndarray, scales: Scales) -> None:
         """Make the objects `at` tracks of their own again."""
-        self.p[at], self.v[at], self.s[at] = scales.stationary[1], 0.0, scales.velocity_um2
-        self.m[at], self.w[at] = identity[at], noise_var[at]
+        self.p[at], self.v[:, at], self.s[:, at] = scales.stationary[1], 0.0, column(scales.velocity_um2)
+        self.m[:, at], self.w[:, at] = identity[:, at], noise_var[:, at]
 
     def step(self, source: np.ndarray, target: np.ndarray, dx: np.ndarray, g: np.ndarray, identity: np.ndarray,
              noise_var: np.ndarray, scales: Scales) -> None:
         """Carry the filter from objects `source` to objects `target`.
 
-        Parameters: dx (q, d), displacement in um, later minus earlier; g (q,), frames between; identity and
-        noise_var (n, k), the measurements of all objects.
+        Parameters: dx (d, q), displacement in um, later minus earlier; g (q,), frames between; identity and
+        noise_var (k, n), the measurements of all objects.
         """
-        mix, g = scales.switch, g[:, None]
-        p, v, s = self.p[source], self.v.take(source, 0), self.s.take(source, 0)
+        mix, pop = scales.switch, column(scales.velocity_um2)
+        p, v, s = self.p[source], pick(self.v, source), pick(self.s, source)
         stay = p * mix[1, 1]
         directed = stay + (1 - p) * mix[0, 1]                        # (q,) directed before seeing this step
-        share = (stay / directed)[:, None]                           # of those, already directed before
-        mean = share * v                                             # (q, d) velocity of the mixture
-        var = share * s + (1 - share) * (scales.velocity_um2 + mean * v)
-        still = g * scales.step_um2
+        share = stay / directed                                      # of those, already directed before
+        mean = share * v                                             # (d, q) velocity of the mixture
+        var = share * s + (1 - share) * (pop + mean * v)
+        still = g * column(scales.step_um2)
         spread, rest = g * g * var + still, dx - g * mean
-        worse = total(dx * dx / still) - total(rest * rest / spread)
-        ratio = (1 - directed) / directed * np.sqrt(product(spread / still)) * np.exp(np.clip(-0.5 * worse, -50, 50))
+        worse = (dx * dx / still - rest * rest / spread).sum(0)
+        ratio = (1 - directed) / directed * np.sqrt((spread / still).prod(0)) * np.exp(np.clip(-0.5 * worse, -50, 50))
         self.p[target] = np.clip(1 / (1 + ratio), LEAST, 1 - LEAST)
         gain = g * var / spread
-        self.v[target] = mean + gain * rest
-        self.s[target] = np.minimum((1 - g * gain) * var + VELOCITY_DRIFT * scales.velocity_um2, scales.velocity_um2)
-        if identity.shape[1]:
-            w, new = self.w.take(source, 0) + g * scales.walk, noise_var.take(target, 0)
-            self.w[target] = w * new / (w + new)
-            self.m[target] = (self.m.take(source, 0) * new + identity.take(target, 0) * w) / (w + new)
+        self.v[:, target] = mean + gain * rest
+        self.s[:, target] = np.minimum((1 - g * gain) * var + VELOCITY_DRIFT * pop, pop)
+        if len(identity):
+            w, new = pick(self.w, source) + g * column(scales.walk), pick(noise_var, target)
+            self.w[:, target] = w * new / (w + new)
+            self.m[:, target] = (pick(self.m, source) * new + pick(identity, target) * w) / (w + new)
 
 
 def log_link_motion(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, dx: np.ndarray, g: np.ndarray,
                     scales: Scales, modes: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the log density (um^-d) of steps dx from objects i to objects j, given i's past and j's future.
+    """Return the log density (um^-d) of steps dx (d, q) from objects i to objects j, given i's past and j's future.
 
     The sum over the modes before, of and after the step is taken in closed form: a directed step takes its velocity
     from the past, from the future, from both, or from the population. With `modes` also returns the probability
     that each step is directed (q,), and the expected mode pairs (q, 2, 2) of the step before and this one.
     """
     mix, (pi_b, pi_d) = scales.switch, scales.stationary
-    pop, p, q, g = scales.velocity_um2, past.p[i], future.p[j], g[:, None]
-    v1, s1, v2, s2 = past.v.take(i, 0), past.s.take(i, 0), future.v.take(j, 0), future.s.take(j, 0)
+    pop, p, q = column(scales.velocity_um2), past.p[i], future.p[j]
+    v1, s1, v2, s2 = pick(past.v, i), pick(past.s, i), pick(future.v, j), pick(future.s, j)
     after_b = mix[0, 0] * (1 - q) / pi_b + mix[0, 1] * q / pi_d     # what the future says of a Brownian step
     from_b, from_d = mix[1, 0] * (1 - q) / pi_b, mix[1, 1] * q / pi_d
-    noise, gg = g * scales.step_um2, g * g
+    noise, gg = g * column(scales.step_um2), g * g
     apart = s1 + s2
     both = s1 * s2 / apart
     centre = (v1 * s2 + v2 * s1) / apart                             # velocity by past and future together ...
     less = pop - both
     s12, v12 = both * pop / less, centre * pop / less                # ... the population's prior counted once
-
-    def quadratic(x: np.ndarray, var: np.ndarray) -> np.ndarray:
-        return total(x * x / var)
-
-    spreads = noise, gg * pop + noise, gg * s1 + noise, gg * s2 + noise, gg * s12 + noise
+    square, spreads = dx * dx, (noise, gg * pop + noise, gg * s1 + noise, gg * s2 + noise, gg * s12 + noise)
     far = np.stack([
-        quadratic(dx, spreads[0]), quadratic(dx, spreads[1]), quadratic(dx - g * v1, spreads[2]),
-        quadratic(dx - g * v2, spreads[3]),
-        quadratic(dx - g * v12, spreads[4]) + quadratic(v1 - v2, apart) - quadratic(centre, less)])
+        (square / spreads[0]).sum(0), (square / spreads[1]).sum(0), ((dx - g * v1) ** 2 / spreads[2]).sum(0),
+        ((dx - g * v2) ** 2 / spreads[3]).sum(0),
+        ((dx - g * v12) ** 2 / spreads[4] + (v1 - v2) ** 2 / apart - centre**2 / less).sum(0)])
     near = far.min(0)
     known = p * mix[1, 1]
-    weights = np.exp(0.5 * (near - far)) / np.sqrt(np.stack([product(s) for s in (
+    weights = np.exp(0.5 * (near - far)) / np.sqrt(np.stack([s.prod(0) for s in (
         *spreads[:4], spreads[4] * apart * less / (pop * pop))]))
     weights *= np.stack([((1 - p) * mix[0, 0] + p * mix[1, 0]) * after_b, (1 - p) * mix[0, 1] * from_b,
                          known * from_b, (1 - p) * mix[0, 1] * from_d, known * from_d])
     density = weights.sum(0)
-    log_density = np.log(density) - 0.5 * (near + dx.shape[1] * np.log(2 * np.pi))
+    log_density = np.log(density) - 0.5 * (near + len(dx) * np.log(2 * np.pi))
     if not modes:
         return log_density
     weights /= density
@@ -187,12 +184,11 @@ def log_link_motion(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, 
 def log_identity(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, g: np.ndarray,
                  scales: Scales) -> np.ndarray:
     """Return the log likelihood ratio that i's past and j's future are one object, against two of the population."""
-    k = len(scales.identity_mean)
-    if k == 0:
+    if not len(scales.identity_mean):
         return np.zeros(len(i))
-    mu, pop = scales.identity_mean, scales.identity_var
-    a, va = past.m[i] - mu, past.w[i] + g[:, None] * scales.walk
-    b, vb = future.m[j] - mu, future.w[j]
+    mu, pop = column(scales.identity_mean), column(scales.identity_var)
+    a, va = pick(past.m, i) - mu, pick(past.w, i) + g * column(scales.walk)
+    b, vb = pick(future.m, j) - mu, pick(future.w, j)
     both = va * vb / (va + vb)
     same = log_normal(a - b, va + vb) + log_normal(both * (a / va + b / vb), pop + both)
     ratio = same - log_normal(a, pop + va) - log_normal(b, pop + vb)

@@ -111,7 +111,7 @@ def directed_runs(tracks: pd.DataFrame, scales: Scales, dt_s: float) -> pd.DataF
         return pd.DataFrame(columns=columns)
     nobody = np.zeros(0)                                             # motion alone, whatever the links were told by
     scales = scales.with_(identity_mean=nobody, identity_var=nobody, noise=nobody, walk=nobody)
-    x, frame, none = t[POSITION].to_numpy(float), t["frame"].to_numpy(int), np.zeros((len(t), 0))
+    x, frame, none = t[POSITION].to_numpy(float).T, t["frame"].to_numpy(int), np.zeros((0, len(t)))
     chains = Chains(x, frame, none, none, np.ones(3), len(scales.gap) - 1, scales)
     before = t.groupby("track_id").cumcount().to_numpy() > 0
     rows = t.reset_index().sort_values(["track_id", "frame"])["index"].to_numpy()
@@ -120,9 +120,9 @@ def directed_runs(tracks: pd.DataFrame, scales: Scales, dt_s: float) -> pd.DataF
     chains.pred[j], chains.succ[i] = i, j
     chains.refilter()
     g = np.minimum(frame[j] - frame[i], len(scales.gap))
-    _, directed, _ = log_link_motion(chains.past, chains.future, i, j, x[j] - x[i], g, scales, modes=True)
+    _, directed, _ = log_link_motion(chains.past, chains.future, i, j, x[:, j] - x[:, i], g, scales, modes=True)
     link = pd.DataFrame({"track_id": t["track_id"].to_numpy()[j], "frame": frame[i],
-                         "time": (frame[j] - frame[i]) * dt_s, "length": np.linalg.norm(x[j] - x[i], axis=1),
+                         "time": (frame[j] - frame[i]) * dt_s, "length": np.linalg.norm(x[:, j] - x[:, i], axis=0),
                          "on": directed > 0.5})
     link["run"] = ((link["on"] != link["on"].shift()) | (link["track_id"] != link["track_id"].shift())).cumsum()
     runs = link[link["on"]].groupby("run").agg(track_id=("track_id", "first"), frame=("frame", "first"),

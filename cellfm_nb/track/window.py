@@ -42,14 +42,14 @@ def join_objects(x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relativ
     """
     first, n_frames = int(frame[0]), int(frame[-1] - frame[0]) + 1
     if window is None:
-        window = n_frames if len(x) <= MANY else max(int(MANY / len(x) * n_frames) - 2 * HALO, 2 * HALO)
+        window = n_frames if len(frame) <= MANY else max(int(MANY / len(frame) * n_frames) - 2 * HALO, 2 * HALO)
 
     def chains(t0: int, t1: int, known: Scales | None) -> tuple[np.ndarray, Chains]:
         at = np.arange(*np.searchsorted(frame, [t0, t1]))
-        value = identity[at].copy()
-        if known is not None and value.shape[1]:
-            value[:, 0] += known.bleach * (frame[at] - first)
-        part = Chains(x[at], frame[at], value, relative[at], voxel_um, max_gap, known)
+        value = identity[:, at]
+        if known is not None and len(value):
+            value[0] += known.bleach * (frame[at] - first)
+        part = Chains(x[:, at], frame[at], value, relative[:, at], voxel_um, max_gap, known)
         part.run(sweeps, events)
         return at, part
 
@@ -60,12 +60,12 @@ def join_objects(x: np.ndarray, frame: np.ndarray, identity: np.ndarray, relativ
         full = fullest(frame - first, window) + first
         sample = chains(full, full + window, None)[1]
         scales, shift = sample.scales, sample.scales.bleach * (sample.first - first)
-        if identity.shape[1]:                                        # its masses were as in its own first frame
+        if len(identity):                                        # its masses were as in its own first frame
             mean = scales.identity_mean.copy()
             mean[0] += shift
             scales = scales.with_(identity_mean=mean)
-    joined = Joined(np.full(len(x), -1), np.full(len(x), np.nan), [], scales)
-    followed = np.zeros(len(x), bool)
+    joined = Joined(np.full(len(frame), -1), np.full(len(frame), np.nan), [], scales)
+    followed = np.zeros(len(frame), bool)
     for t in range(first, first + n_frames, window):
         if np.ptp(np.searchsorted(frame, [t, t + window])):          # an empty window has nothing to link
             at, part = chains(max(t - HALO, first), min(t + window + HALO, first + n_frames), scales)

@@ -16,8 +16,8 @@ from .test_link import brownian
 
 def chains_of(n: int = 40, frames: int = 12, step: float = 0.1) -> Chains:
     objects = table(brownian(n, frames, seed=20, step=step)).sort_values("frame")
-    x = objects[POSITION].to_numpy()
-    none = np.zeros((len(x), 0))
+    x = objects[POSITION].to_numpy().T
+    none = np.zeros((0, len(objects)))
     return Chains(x, objects["frame"].to_numpy(), none, none, np.full(3, 0.05), 2)
 
 
@@ -27,8 +27,9 @@ def gains(chains: Chains, **changes: object) -> tuple:
     tails, heads = chains.objects(5, 5), chains.objects(6, 6)
     a, b = (k.ravel() for k in np.indices((len(tails), len(heads))))
     i, j = tails[a], heads[b]
-    return a, b, link_gain(chains.past, chains.future, i, j, chains.x[j] - chains.x[i], np.ones(len(i), int), starts,
-                           ends, s), len(tails), len(heads)
+    dx = chains.x[:, j] - chains.x[:, i]
+    gain = link_gain(chains.past, chains.future, i, j, dx, np.ones(len(i), int), starts, ends, s)
+    return a, b, gain, len(tails), len(heads)
 
 
 def test_rarer_ends_and_births_make_more_links() -> None:
@@ -43,7 +44,7 @@ def test_rarer_ends_and_births_make_more_links() -> None:
 def test_gain_falls_with_distance() -> None:
     chains = chains_of()
     a, b, gain, n, m = gains(chains)
-    far = np.linalg.norm(chains.x[chains.objects(6, 6)[b]] - chains.x[chains.objects(5, 5)[a]], axis=1)
+    far = np.linalg.norm(chains.x[:, chains.objects(6, 6)[b]] - chains.x[:, chains.objects(5, 5)[a]], axis=0)
     order = np.argsort(far)
     assert np.corrcoef(far, gain)[0, 1] < -0.8
     assert gain[order[-1]] < 0 < gain[order[0]]

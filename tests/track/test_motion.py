@@ -44,12 +44,12 @@ def test_link_density_equals_the_sum_over_modes_and_velocities() -> None:
 
 
 def test_link_density_integrates_to_one_without_a_future() -> None:
-    s, dx = scales(), np.linspace(-12, 12, 24001)[:, None]
+    s, dx = scales(), np.linspace(-12, 12, 24001)[None]
     past = Filter(np.array([0.6]), np.array([[0.7]]), np.array([[0.05]]), np.zeros((1, 1)), np.ones((1, 1)))
     future = Filter.start(np.zeros((1, 1)), np.ones((1, 1)), s)
-    zero = np.zeros(len(dx), int)
-    density = np.exp(log_link_motion(past, future, zero, zero, dx, np.ones(len(dx), int), s))
-    assert np.trapezoid(density, dx[:, 0]) == pytest.approx(1, abs=1e-6)
+    zero = np.zeros(dx.shape[1], int)
+    density = np.exp(log_link_motion(past, future, zero, zero, dx, np.ones(dx.shape[1], int), s))
+    assert np.trapezoid(density, dx[0]) == pytest.approx(1, abs=1e-6)
 
 
 def test_identity_ratio_equals_its_integral() -> None:
@@ -67,13 +67,13 @@ def test_identity_ratio_equals_its_integral() -> None:
 def walk_filter(x: np.ndarray, s: Scales) -> tuple[Filter, np.ndarray]:
     """Run the filter along one path; return it and the innovations of the directed prediction, standardised."""
     n, d = x.shape
-    f = Filter.start(np.zeros((n, 1)), np.ones((n, 1)), s)
+    f = Filter.start(np.zeros((1, n)), np.ones((1, n)), s)
     z = []
     for t in range(n - 1):
-        spread = f.s[t] + s.step_um2
-        z.append((x[t + 1] - x[t] - f.v[t]) / np.sqrt(spread))
-        f.step(np.array([t]), np.array([t + 1]), (x[t + 1] - x[t])[None], np.ones(1, int), np.zeros((n, 1)),
-               np.ones((n, 1)), s)
+        spread = f.s[:, t] + s.step_um2
+        z.append((x[t + 1] - x[t] - f.v[:, t]) / np.sqrt(spread))
+        f.step(np.array([t]), np.array([t + 1]), (x[t + 1] - x[t])[:, None], np.ones(1, int), np.zeros((1, n)),
+               np.ones((1, n)), s)
     return f, np.array(z)
 
 
@@ -81,14 +81,14 @@ def test_constant_velocity_is_predicted_exactly() -> None:
     s = scales(d=3, step_um2=np.full(3, 1e-8), switch=np.array([[0.9, 0.1], [1e-9, 1 - 1e-9]]))
     x = np.arange(30)[:, None] * np.array([0.3, -0.2, 0.5])
     f, _ = walk_filter(x, s)
-    assert np.abs(f.v[-1] - [0.3, -0.2, 0.5]).max() < 1e-6
+    assert np.abs(f.v[:, -1] - [0.3, -0.2, 0.5]).max() < 1e-6
     assert f.p[-1] > 1 - 1e-6
 
 
 def test_variances_stay_positive_and_within_the_prior() -> None:
     s, generator = scales(d=3), rng(1, "test", "motion")
     f, _ = walk_filter(np.cumsum(generator.normal(0, 0.5, (200, 3)), axis=0), s)
-    assert (f.s > 0).all() and (f.s <= s.velocity_um2 + 1e-12).all()
+    assert (f.s > 0).all() and (f.s <= s.velocity_um2[:, None] + 1e-12).all()
     assert ((f.p > 0) & (f.p < 1)).all() and (f.w > 0).all()
 
 
@@ -103,5 +103,5 @@ def test_innovations_of_directed_tracks_are_white_and_of_unit_size() -> None:
 
 
 def test_log_normal_is_the_gaussian() -> None:
-    x = np.array([[0.3, -1.0]])
-    assert log_normal(x, np.array([0.5, 2.0]))[0] == pytest.approx(np.log(gauss(0.3, 0, 0.5) * gauss(-1.0, 0, 2.0)))
+    x = np.array([[0.3], [-1.0]])
+    assert log_normal(x, np.array([[0.5], [2.0]]))[0] == pytest.approx(np.log(gauss(0.3, 0, 0.5) * gauss(-1.0, 0, 2.0)))

@@ -124,7 +124,7 @@ def test_a_link_over_a_longer_gap_gains_less() -> None:
     assert np.all(np.diff(np.log(s.gap)) < 0) and s.gap.sum() == pytest.approx(1)
     starts, ends = chains.log_start, chains.log_end
     i = chains.objects(4, 4)[:1]
-    gains = [float(link_gain(chains.past, chains.future, i, chains.objects(4 + g, 4 + g)[:1], np.full((1, 3), 0.05),
+    gains = [float(link_gain(chains.past, chains.future, i, chains.objects(4 + g, 4 + g)[:1], np.full((3, 1), 0.05),
                              np.array([g]), starts, ends, s)[0]) for g in (1, 2, 3)]
     assert gains[0] > gains[1] > gains[2]
 
@@ -132,15 +132,15 @@ def test_a_link_over_a_longer_gap_gains_less() -> None:
 def test_filter_steps_have_the_moments_of_the_mixture() -> None:  # K5
     """The velocity before a step mixes "was directed" and "has just begun to be": mean and variance by sampling."""
     s = scales(step_um2=np.full(1, 1e6))                              # the step itself then tells nothing
-    f = Filter(np.array([0.4, 0.0]), np.array([[0.7], [0.0]]), np.array([[0.05], [0.25]]), np.zeros((2, 1)),
-               np.ones((2, 1)))
-    f.step(np.array([0]), np.array([1]), np.array([[0.0]]), np.ones(1, int), np.zeros((2, 1)), np.ones((2, 1)), s)
+    f = Filter(np.array([0.4, 0.0]), np.array([[0.7, 0.0]]), np.array([[0.05, 0.25]]), np.zeros((1, 2)),
+               np.ones((1, 2)))
+    f.step(np.array([0]), np.array([1]), np.array([[0.0]]), np.ones(1, int), np.zeros((1, 2)), np.ones((1, 2)), s)
     draw = rng(5, "test", "mixture")
     before = draw.uniform(size=400_000) < 0.4
     directed = draw.uniform(size=len(before)) < np.where(before, 0.7, 0.1)
     v = np.where(before, draw.normal(0.7, np.sqrt(0.05), len(before)), draw.normal(0, 0.5, len(before)))[directed]
-    assert f.v[1, 0] == pytest.approx(v.mean(), abs=0.01)
-    assert f.s[1, 0] == pytest.approx(v.var() + 0.01 * 0.25, abs=0.01)
+    assert f.v[0, 1] == pytest.approx(v.mean(), abs=0.01)
+    assert f.s[0, 1] == pytest.approx(v.var() + 0.01 * 0.25, abs=0.01)
     assert f.p[1] == pytest.approx(directed.mean(), abs=0.01)
 
 
