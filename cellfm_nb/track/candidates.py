@@ -34,9 +34,13 @@ class Candidates:
         when = self.apart * chains.frame[None]
         self.tree = cKDTree(np.concatenate([place, when]).T, balanced_tree=False, compact_nodes=False)
 
-    def next_frame(self, tails: np.ndarray, heads: np.ndarray | None = None) -> np.ndarray:
-        """Return pairs of consecutive frames: tails with what may follow, heads with what may precede, (q, 2)."""
-        return self.plausible([self.around(tails, 1), *([] if heads is None else [self.around(heads, -1)[:, ::-1]])])
+    def next_frame(self, tails: np.ndarray, heads: np.ndarray | None = None, headed: bool = False) -> np.ndarray:
+        """Return pairs of consecutive frames: tails with what may follow, heads with what may precede, (q, 2).
+
+        headed : look only where tails head to, if that is elsewhere.
+        """
+        found = [self.around(tails, 1, headed)]
+        return self.plausible(found if heads is None else [*found, self.around(heads, -1)[:, ::-1]])
 
     def over_gaps(self, tails: np.ndarray, heads: np.ndarray) -> np.ndarray:
         """Return pairs that skip frames: from each tail forward, and from each head backward in time, (q, 2)."""
@@ -45,8 +49,11 @@ class Candidates:
             found += [self.around(tails, wait), self.around(heads, -wait)[:, ::-1]]
         return self.plausible(found)
 
-    def around(self, objects: np.ndarray, wait: int) -> np.ndarray:
-        """Return pairs of `objects` and those near their place or where they head to, `wait` frames on, (q, 2)."""
+    def around(self, objects: np.ndarray, wait: int, headed: bool = False) -> np.ndarray:
+        """Return pairs of `objects` and those near their place or where they head to, `wait` frames on, (q, 2).
+
+        headed : leave out what is only near the place.
+        """
         c, most, spread = self.chains, self.most(abs(wait)), np.sqrt(self.variance(abs(wait)))
         inside = (c.frame[objects] + wait >= c.first) & (c.frame[objects] + wait <= c.last)
         if most <= 0 or not inside.any():
@@ -54,9 +61,10 @@ class Candidates:
         objects = objects[inside]
         move = wait * pick((c.past if wait > 0 else c.future).v, objects)
         ahead = np.flatnonzero(((move / column(spread)) ** 2).sum(0) > 0.25)   # else it is the same place
-        at = np.concatenate([objects, objects[ahead]])
+        still = objects[:0] if headed else objects
+        at = np.concatenate([still, objects[ahead]])
         place = pick(c.x, at)
-        place[:, len(objects):] += move[:, ahead]
+        place[:, len(still):] += move[:, ahead]
         place = np.concatenate([place / column(self.unit), self.apart * (c.frame[at] + wait)[None]]).T
         bound = min(np.sqrt(2 * most) * float((spread / self.unit).max()), self.apart / 2)
         k = np.arange(1, min(NEIGHBOURS if abs(wait) == 1 else OVER_GAPS, c.n) + 1)

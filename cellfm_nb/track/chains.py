@@ -20,6 +20,7 @@ DOUBT = 1e-3                         # a link more certain than this is settled
 NEGLIGIBLE = 12.0                    # nats: so much less likely than what both its ends have, a pair is no rival
 BLOCK = 8192                         # pairs or objects worked on at once: what they need stays near the processor
 ENOUGH = 10_000                      # links that scales are estimated from
+CALM = 0.003                         # share of links changed below which another sweep is not worth its time
 NEVER = np.iinfo(int).max
 
 
@@ -58,24 +59,26 @@ class Chains:
         self.refilter()
 
     def run(self, sweeps: int, with_events: bool) -> None:
-        """Link without context, then re-solve both halves and re-estimate the scales, `sweeps` times.
+        """Link without context, then re-solve both halves and re-estimate the scales, at most `sweeps` times.
 
-        Events are looked for from the second sweep on.
+        Events are looked for from the second sweep on; a later one that changed next to nothing is the last.
         """
         near = Candidates(self)
         self.link_onward(near.next_frame(np.arange(self.n)))
         for sweep in range(sweeps):
             events = with_events and sweep > 0
             self.expected[:] = 0.0
-            pairs, self.rivals = self.competing(near, sweep), []
+            before, pairs = self.pred.copy(), self.competing(near, sweep)
+            self.rivals = []
             for half in (0, 1):
                 tails, heads = self.sever(half)
                 self.solve(pairs[tails[pairs[:, 0]] & heads[pairs[:, 1]]], events)
                 self.refilter(afresh=False)
             if not self.fixed:
                 self.learn(events)
-            if sweep < sweeps - 1:
-                self.refilter(afresh=not self.fixed)
+            if sweep == sweeps - 1 or (sweep > 1 and (self.pred != before).mean() < CALM):
+                break
+            self.refilter(afresh=not self.fixed)
 
     def link_onward(self, pairs: np.ndarray) -> None:
         """Link frame by frame, knowing the past alone: where all sweeps start from."""
@@ -89,14 +92,16 @@ class Chains:
     def competing(self, near: Candidates, sweep: int) -> np.ndarray:
         """Return the pairs of tails and heads worth a look, (q, 2) ascending: of broken chains, and of links in doubt.
 
-        The second sweep looks around anew, as velocities are known by then; later ones know the rivals of each link.
+        The second sweep also looks where objects head to, as velocities are known by then.
         """
         broken = self.broken()
         loose = near.next_frame(*broken)
         self.unsettle(loose)
         doubtful = (self.until - self.frame == 1) & (self.succ >= 0) & ~self.settled[0]
         at = np.flatnonzero(doubtful)
-        rivals = [near.next_frame(at)] if sweep == 1 else [pairs[doubtful[pairs[:, 0]]] for pairs in self.rivals]
+        rivals = [pairs[doubtful[pairs[:, 0]]] for pairs in self.rivals]
+        if sweep == 1:
+            rivals.append(near.next_frame(at, headed=True))
         return near.unique([loose, np.column_stack([at, self.succ[at]]), *rivals, near.over_gaps(*broken)])
 
     def objects(self, t0: int, t1: int) -> np.ndarray:
