@@ -104,17 +104,17 @@ def prices(a: np.ndarray, b: np.ndarray, gain: np.ndarray, chosen: np.ndarray, n
     return np.concatenate([own - price[mate], price[:m]])
 
 
-def pack(objects: np.ndarray, gain: np.ndarray, name: np.ndarray) -> tuple[float, list[int]]:
+def pack(objects: list[list[int]], gain: list[float], name: list[int]) -> tuple[float, list[int]]:
     """Return the greatest total gain of hypotheses that share no object, and their names.
 
-    Parameters: objects (q, 3), the objects each hypothesis takes, first the lowest (repeats allowed); gain (q,) > 0;
-    name (q,). The objects are gone through in ascending order, each hypothesis filed under its first. A state is
+    Parameters, one entry per hypothesis: objects, the three it takes, first the lowest (repeats allowed); gain, > 0;
+    name. The objects are gone through in ascending order, each hypothesis filed under its first. A state is
     the set of objects already taken that later hypotheses could still want; of equal states the better history is
     kept. Exact while there are no more than `BEAM` states.
     """
-    bit = {o: 1 << k for k, o in enumerate(np.unique(objects).tolist())}
+    bit = {o: 1 << k for k, o in enumerate(sorted({o for own in objects for o in own}))}
     filed: dict[int, list[tuple[float, int, int]]] = {}
-    for own, value, what in zip(objects.tolist(), gain.tolist(), name.tolist(), strict=True):
+    for own, value, what in zip(objects, gain, name, strict=True):
         filed.setdefault(own[0], []).append((value, bit[own[0]] | bit[own[1]] | bit[own[2]], what))
     wanted, later = {}, 0
     for first in sorted(filed, reverse=True):

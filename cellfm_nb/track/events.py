@@ -108,16 +108,18 @@ def partner_pairs(a: np.ndarray, b: np.ndarray, far: np.ndarray) -> tuple[np.nda
 
     Parameters: a, b (q,), anchor and partner of each candidate pair; far (q,), their distance.
     """
-    order = np.lexsort((far, a))
+    many = np.bincount(a)[a] > PARTNERS                              # only there it matters who is nearest
+    order = np.argsort(a, kind="stable") if not many.any() else np.lexsort((np.where(many, far, 0.0), a))
     a, b = a[order], b[order]
     rank = np.arange(len(a)) - np.searchsorted(a, a)
     near = rank < PARTNERS
     table = np.full((a.max() + 1, PARTNERS), -1)
     table[a[near], rank[near]] = b[near]
-    table.sort(1)
+    able = np.flatnonzero(table[:, 1] >= 0)                          # two at least
+    table = np.sort(table[able], 1)
     one, two = np.triu_indices(PARTNERS, 1)
-    anchor, first, second = np.repeat(np.arange(len(table)), len(one)), table[:, one].ravel(), table[:, two].ravel()
-    both = first >= 0
+    anchor, first, second = np.repeat(able, len(one)), table[:, one].ravel(), table[:, two].ravel()
+    both = first >= 0                                                # -1, no partner, was sorted to the front
     return anchor[both], first[both], second[both]
 
 
@@ -184,19 +186,25 @@ def choose_events(chains: Chains, tails: np.ndarray, heads: np.ndarray, a: np.nd
     tried[group[own[live, 0]]] = True
     home = group[own[live, 0]]
     order = np.argsort(home, kind="stable")
-    keep, events = [chosen[~tried[group[a[chosen]]]]], []
-    for members in np.split(live[order], np.flatnonzero(np.diff(home[order])) + 1):
-        before = chosen[group[a[chosen]] == group[own[members[0], 0]]]
-        total, names = pack(own[members], worth[members], name[members])
-        if total < gain[before].sum():                               # the beam was too narrow: keep the links
-            names = before.tolist()
-        keep.append(np.array([k for k in names if k >= 0], int))
+    live, home = live[order], home[order]
+    touched = tried[group[a[chosen]]]
+    mine = chosen[touched][np.argsort(group[a[chosen[touched]]], kind="stable")]   # the links these groups have now
+    starts = np.flatnonzero(np.diff(home, prepend=-1))
+    first, last = (np.searchsorted(group[a[mine]], home[starts], side).tolist() for side in ("left", "right"))
+    total = np.append(0.0, np.cumsum(gain[mine]))
+    own, worth, name, mine = own[live].tolist(), worth[live].tolist(), name[live].tolist(), mine.tolist()
+    keep, events = chosen[~touched].tolist(), []
+    for p, q, f, t in zip(starts.tolist(), [*starts[1:].tolist(), len(live)], first, last, strict=True):
+        better, names = pack(own[p:q], worth[p:q], name[p:q])
+        if better < total[t] - total[f] - 1e-9:                      # the beam was too narrow: keep the links
+            names = mine[f:t]
+        keep += [k for k in names if k >= 0]
         for e in (-1 - k for k in names if k < 0):
             nodes = [int(tails[o] if o < n else heads[o - n]) for o in hyp.own[e]]
             cut = 1 + hyp.kind[e]
             sure = 1 / (1 + np.exp(-np.clip(advantage[e], -50, 50)))
             events.append(Event(KINDS[hyp.kind[e]], tuple(nodes[:cut]), tuple(nodes[cut:]), float(sure)))
-    return np.sort(np.concatenate(keep)), events
+    return np.array(sorted(keep), int), events
 
 
 def budgets(own: np.ndarray, surplus: np.ndarray, tail: np.ndarray, head: np.ndarray, slack: np.ndarray,

@@ -66,7 +66,7 @@ def test_packing_is_the_best_of_all(seed: int) -> None:
             used = [o for k in some for o in set(objects[k].tolist())]
             if len(used) == len(set(used)):
                 best = max(best, gain[list(some)].sum())
-    total, names = pack(objects, gain, np.arange(11))
+    total, names = pack(objects.tolist(), gain.tolist(), list(range(11)))
     assert total == pytest.approx(best) == pytest.approx(gain[names].sum())
 
 
