@@ -36,13 +36,16 @@ BENCHES = {
     "segment_bodies": "nuclei with labels against scikit-image's watershed, as it is and tuned: AP50, AP75",
     "ssl": "a linear probe on the trained encoder against hand-made floors, the seed's recipe, a supervised one: AP",
     "ssl_ablation": "each choice of pretraining against its reference, claim by claim: AP, RankMe, entropy, spread",
-    "track": "linking puncta, clouds and viruses against trackpy, laptrack, Hungarian, Kalman: F1, HOTA, events, time",
+    "track": "linking puncta, clouds, viruses, detections against trackpy, laptrack, Hungarian, Kalman: scores, time",
 }
 
 
 @dataclass
 class Row:
-    """One comparison: ours beside each peer, on one metric of one case; target None where none is set."""
+    """One comparison: ours beside each peer, on one metric of one case; target None where none is set.
+
+    interval : 95% confidence interval of ours over the seeds, where there are several.
+    """
 
     case: str
     metric: str
@@ -51,6 +54,7 @@ class Row:
     peers: dict[str, float] = field(default_factory=dict)
     target: float | None = None
     seeds: list[int] = field(default_factory=list)
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:  # numpy's numbers are not JSON's
         self.ours, self.peers = float(self.ours), {name: float(value) for name, value in self.peers.items()}
@@ -66,7 +70,8 @@ class Row:
         peers = "  ".join(f"{name} {value:.4g}" for name, value in self.peers.items())
         mark = {True: "  target met", False: "  TARGET MISSED", None: ""}[self.ok]
         goal = "" if self.target is None else f"  (target {self.target:.4g})"
-        return f"{self.case:32s} {self.metric:16s} ours {self.ours:.4g}  {peers}{goal}{mark}"
+        spread = "" if self.interval is None else " [{:.4g}, {:.4g}]".format(*self.interval)
+        return f"{self.case:32s} {self.metric:16s} ours {self.ours:.4g}{spread}  {peers}{goal}{mark}"
 
 
 def main(name: str, json_path: str | None = None) -> int:
@@ -92,19 +97,22 @@ def main(name: str, json_path: str | None = None) -> int:
     return 0 if all(row.ok is not False for row in done) else 1
 
 
-def alternate(calls: Mapping[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
+def alternate(calls: Mapping[str, Callable[[], object]], repeats: int = 5,
+              clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
     """Time several calls in turn, A B C A B C ..., after one warm-up each.
 
-    Returns: the median wall seconds of each.
+    clock : what tells the time; `time.process_time` counts the CPU seconds of all threads.
+
+    Returns: the median seconds of each.
     """
     for call in calls.values():
         call()
     spent: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            spent[name].append(time.perf_counter() - start)
+            spent[name].append(clock() - start)
     return {name: median(values) for name, values in spent.items()}
 
 

@@ -1,24 +1,25 @@
-"""Linking true positions of simulated puncta (blinks left out), clouds of any density, and the Particle Tracking
-Challenge's fourth scenario re-created: ours beside trackpy, laptrack, frame-wise Hungarian and a plain Kalman filter.
+"""Linking true positions of simulated puncta (blinks left out) and clouds of any density: ours beside trackpy,
+laptrack, frame-wise Hungarian and a plain Kalman filter. Viruses, and what is found in images: `track_movies`.
 
-Each peer gets, per movie, the search radius that is best by truth; ours has none to choose.
+Each peer gets, per movie, the search radius that is best by truth; ours has none to choose. An interval is that of the
+mean over movies, one a seed.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from statistics import fmean
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 
 from cellfm_nb.bench import Row, alternate, extra_mib
 from cellfm_nb.errors import InputError
-from cellfm_nb.score.particles import score_particles
-from cellfm_nb.score.tracks import POSITION, score_tracks
+from cellfm_nb.score.tracks import POSITION, mean_and_interval, score_tracks
 from cellfm_nb.seeds import rng
 from cellfm_nb.simulate import SceneConfig, scenario, simulate_tracks
 from cellfm_nb.track import link_objects, link_with
@@ -32,18 +33,25 @@ METRICS = {"link_f1": "higher", "id_switches": "lower", "hota": "higher", "tra":
            "merge_f1": "higher"}
 TARGETS = {("dense", "mass"): {"link_f1": 0.98, "id_switches": 70, "hota": 0.94, "split_f1": 0.93, "merge_f1": 0.93},
            ("dense", "none"): {"link_f1": 0.957, "hota": 0.83}, ("sparse", "mass"): {"id_switches": 6}}
-# what our own detector gave in detection_tracking.md (sparse): recall, false share, sd of position z, y, x (um)
-DETECTOR = {1: (0.55, 0.15, (0.135, 0.08, 0.08)), 2: (0.85, 0.05, (0.092, 0.054, 0.054)),
-            4: (0.96, 0.02, (0.057, 0.031, 0.031)), 7: (0.99, 0.01, (0.035, 0.017, 0.017))}
-GATE_UM = 0.5  # the challenge's 5 pixels
 
 
 def rows() -> Iterator[Row]:
-    """Score the scenes, then clouds, then viruses; time comes last."""
+    """Score scenes, clouds, viruses and detections; time and memory come in between."""
+    from cellfm_nb.bench.track_movies import image_rows, virus_rows
+
     yield from scene_rows()
     yield from cloud_rows()
-    yield from virus_rows()
     yield from time_rows()
+    yield from virus_rows()
+    yield from image_rows()
+
+
+def over_seeds(case: str, metric: str, better: str, values: dict[str, list[float]], target: float | None = None,
+               seeds: list[int] = SEEDS) -> Row:
+    """Return the row of one metric from its values per movie, {name: (seeds,)}; "ours" is ours."""
+    mean = {name: mean_and_interval(per_movie) for name, per_movie in values.items()}
+    ours, low, high = mean.pop("ours")
+    return Row(case, metric, better, ours, {name: m[0] for name, m in mean.items()}, target, list(seeds), (low, high))
 
 
 def objects_of(truth: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -56,6 +64,7 @@ def objects_of(truth: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def scene_rows() -> Iterator[Row]:
     """Dense and sparse: ours with mass and by position alone, each beside the peers."""
+    laptrack = find_spec("laptrack") is not None                     # a peer that may be missing
     for scene in ("sparse", "dense"):
         config, found = scenario(scene), {}
         for seed in SEEDS:
@@ -64,17 +73,17 @@ def scene_rows() -> Iterator[Row]:
             for identity in ("mass", "none"):
                 linked = link_objects(table, config.spacing_um, config.dt_s, identity=identity)
                 found.setdefault(identity, []).append(score(linked.tracks, linked.events))
-            found.setdefault("laptrack split/merge", []).append(max(_laptrack_scores(table, score, config),
-                                                                    key=lambda row: row["link_f1"]))
+            if laptrack:
+                found.setdefault("laptrack split/merge", []).append(max(_laptrack_scores(table, score, config),
+                                                                        key=lambda row: row["link_f1"]))
             for name in SCENE_PEERS:
                 link = partial(link_with, name, table, config.spacing_um, config.dt_s)
                 found.setdefault(name, []).append(best(link, score, "link_f1"))
         for identity, title in (("mass", scene), ("none", f"{scene}, positions only")):
+            shown = {"ours": found[identity], **{k: v for k, v in found.items() if k not in ("mass", "none")}}
             for metric, better in METRICS.items():
-                mean = {name: fmean(row[metric] for row in got) for name, got in found.items()}
-                yield Row(title, metric, better, mean[identity],
-                          {name: mean[name] for name in (*SCENE_PEERS, "laptrack split/merge")},
-                          TARGETS.get((scene, identity), {}).get(metric), SEEDS)
+                yield over_seeds(title, metric, better, {k: [row[metric] for row in v] for k, v in shown.items()},
+                                 TARGETS.get((scene, identity), {}).get(metric))
 
 
 def _scene_score(truth, tracks: pd.DataFrame, events: pd.DataFrame | None = None) -> dict:
@@ -131,59 +140,20 @@ def cloud_rows() -> Iterator[Row]:
                 link = partial(link_with, name, table, (0.1, 0.1, 0.1), 1.0)
                 radii = tuple(rho * near * steps for steps in (1.2, 1.6, 2.2))
                 found.setdefault(name, []).append(best(link, score, "link_f1", radii)["link_f1"])
-        mean = {name: float(np.mean(values)) for name, values in found.items()}
-        yield Row(f"cloud, N 500, rho {rho}", "link_f1", "higher", mean.pop("ours"), mean,
-                  0.86 if rho == 0.7 else None, SEEDS)
-
-
-def seen_by_detector(truth: pd.DataFrame, snr: int, shape: tuple[int, ...], spacing: tuple, seed: int) -> pd.DataFrame:
-    """Return objects as our detector would find them at an SNR: some missed, some false, places off by its error."""
-    recall, false, sd = DETECTOR[snr]
-    draw = rng(seed, "bench track", "virus", snr)
-    kept = truth[draw.uniform(size=len(truth)) < recall]
-    here = kept[POSITION] + draw.normal(0, sd, (len(kept), 3))
-    n = draw.poisson(false * len(kept))
-    nowhere = pd.DataFrame(draw.uniform(size=(n, 3)) * np.multiply(shape[1:], spacing), columns=POSITION)
-    return pd.concat([here.assign(frame=kept["frame"]), nowhere.assign(frame=draw.integers(0, shape[0], n))],
-                     ignore_index=True)
-
-
-def virus_rows(seeds: tuple[int, ...] = (101,)) -> Iterator[Row]:
-    """Score the challenge's measures on its fourth scenario re-created, on one seed, as a detector finds it."""
-    for n in (100, 500, 1000):
-        config = scenario("virus", n_puncta=n)
-        truths = {seed: simulate_tracks(config, seed).positions for seed in seeds}
-        for snr in DETECTOR:
-            found: dict[str, list[dict]] = {}
-            for seed, truth in truths.items():
-                table = seen_by_detector(truth, snr, config.shape, config.spacing_um, seed)
-                score = partial(_virus_score, truth)
-                ours = link_objects(table, config.spacing_um, config.dt_s, events=False)   # the challenge has none
-                found.setdefault("ours", []).append(score(ours.tracks))
-                for name in ("trackpy adaptive", "hungarian", "kalman"):
-                    link = partial(link_with, name, table, config.spacing_um, config.dt_s)
-                    found.setdefault(name, []).append(best(link, score, "alpha", (0.4, 0.6, 0.8)))
-            for metric in ("alpha", "beta", "jsc", "jsc_theta", "rmse_um"):
-                mean = {name: fmean(row[metric] for row in got) for name, got in found.items()}
-                yield Row(f"virus, {n}, SNR {snr}", metric, "lower" if metric == "rmse_um" else "higher",
-                          mean.pop("ours"), mean, seeds=list(seeds))
-
-
-def _virus_score(truth: pd.DataFrame, tracks: pd.DataFrame) -> dict:
-    longer = tracks.groupby("track_id")["frame"].transform("size") > 1   # one position is no track, whoever says so
-    return asdict(score_particles(truth, tracks[longer], GATE_UM))
+        yield over_seeds(f"cloud, N 500, rho {rho}", "link_f1", "higher", found, 0.86 if rho == 0.7 else None)
 
 
 def time_rows() -> Iterator[Row]:
-    """Time linking per frame against trackpy's at rho 0.3 (peer's best radius), what events add, memory."""
+    """Time linking per frame against trackpy's at rho 0.3 (peer's best radius), in CPU ms; what events add; memory."""
     for n, frames, target in ((500, 20, 1.2), (5000, 6, 0.6), (20000, 6, 0.6)):
         table, near = cloud(n, 0.3, frames, 1)
         ours = partial(link_objects, table, (0.1, 0.1, 0.1), 1.0, identity="none")
         peer = partial(link_with, "trackpy", table, (0.1, 0.1, 0.1), 1.0, radius_um=2.2 * 0.3 * near)
         spent = alternate({"links": partial(ours, events=False), "events": ours, "trackpy": peer},
-                          repeats=3 if n < 20000 else 1)
+                          repeats=5 if n < 20000 else 3,
+                          clock=time.process_time)
         ms = {name: 1000 * seconds / frames for name, seconds in spent.items()}
-        yield Row(f"time, N {n}", "ms per frame", "lower", ms["links"], {"trackpy": ms["trackpy"]},
+        yield Row(f"time, N {n}", "CPU ms per frame", "lower", ms["links"], {"trackpy": ms["trackpy"]},
                   target * ms["trackpy"], [1])
         yield Row(f"time, N {n}", "events / links", "lower", ms["events"] / ms["links"] - 1, {}, 1.0, [1])
         yield Row(f"memory, N {n}", "extra MiB", "lower", extra_mib(partial(ours, events=False)), {}, None, [1])
