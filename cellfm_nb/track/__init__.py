@@ -15,6 +15,7 @@ from cellfm_nb.track.export_geff import write_geff
 from cellfm_nb.track.export_xml import read_ptc, write_ptc, write_trackmate
 from cellfm_nb.track.link import Linking, describe, link_objects, write_linking
 from cellfm_nb.track.review import apply_review, event_keys, not_rejected
+from cellfm_nb.track.scales import read_scales, write_scales
 from cellfm_nb.track.statistics import (
     bleaching,
     diffusion,
@@ -28,5 +29,5 @@ from cellfm_nb.track.statistics import (
 __all__ = ["CARRIES", "Linking", "apply_review", "bleaching", "default_radius_um", "describe", "diffusion",
            "directed_runs", "dwell", "edge_table", "event_keys", "link_objects", "link_with",
            "mean_squared_displacement", "motion_table", "napari_tracks", "not_rejected", "read_events", "read_ptc",
-           "read_tracks", "track_statistics", "write_csv", "write_ctc", "write_geff", "write_linking",
-           "write_parquet", "write_ptc", "write_trackmate"]
+           "read_scales", "read_tracks", "track_statistics", "write_csv", "write_ctc", "write_geff", "write_linking",
+           "write_parquet", "write_ptc", "write_scales", "write_trackmate"]

@@ -16,7 +16,8 @@ import pandas as pd
 from cellfm_nb.errors import InputError
 from cellfm_nb.track.cost import mutual_neighbours
 from cellfm_nb.track.frame_wise import frame_wise
-from cellfm_nb.track.link import POSITION, check_objects, link_objects, track_table
+from cellfm_nb.track.link import link_objects, track_table
+from cellfm_nb.track.objects import POSITION, check_objects
 
 RADIUS_STEPS = 2.5     # default search radius, in rms steps of mutual nearest neighbours
 SEED_WEIGHTS = (1.0, 0.1, 1.0)   # space, features, motion; 0.1 is what the method's authors themselves settled on

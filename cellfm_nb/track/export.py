@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.track.link import POSITION
+from cellfm_nb.track.objects import POSITION
 
 CARRIES = pd.DataFrame(
     [("track/tracks.csv", "yes", "yes, as parent_id", "in events.csv"), ("track/events.csv", "-", "yes", "yes"),

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from cellfm_nb.track.link import POSITION
+from cellfm_nb.track.objects import POSITION
 
 
 def frame_wise(objects: pd.DataFrame, radius_um: float, max_gap_frames: int, *, motion: bool,

@@ -19,15 +19,14 @@ import pandas as pd
 from cellfm_nb.errors import InputError
 from cellfm_nb.progress import busy
 from cellfm_nb.track.motion import Scales
+from cellfm_nb.track.objects import POSITION, check_objects, identity_features
 from cellfm_nb.track.review import apply_review, without_rejected_parents
+from cellfm_nb.track.scales import moving_axes, scale_table, write_scales
 from cellfm_nb.track.window import join_objects
 
-POSITION = ["z_um", "y_um", "x_um"]
 TRACK_COLUMNS = ["track_id", "frame", "t_s", "z", "y", "x", *POSITION, "label", "mass", "volume_um3", "score",
                  "parent_id", "gap"]
 EVENT_COLUMNS = ["event_id", "kind", "frame", *POSITION, "parents", "children", "score", "status"]
-IDENTITIES = ("none", "mass", "descriptor")
-FAINT = 0.05           # masses below this share of the median are raised to it before the log
 SWEEPS = 4             # forward and backward; the first without events
 
 
@@ -107,11 +106,12 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
     return Linking(tracks, found, joined.scales, dt_s)
 
 
-def write_linking(tracks_path: Path, events_path: Path, scales_path: Path, objects_path: Path,
+def write_linking(tracks_path: Path, events_path: Path, scales_path: Path, model_path: Path, objects_path: Path,
                   spacing_um: tuple[float, float, float], dt_s: float, reviewed: Mapping[str, str] | None = None,
                   **options: Any) -> None:
-    """Link the objects of a parquet file and write tracks.csv, events.csv and scales.csv (for `Workspace.make`).
+    """Link the objects of a parquet file and write tracks.csv, events.csv, scales.csv, scales.json (`Workspace.make`).
 
+    scales.csv is for people; scales.json holds the same scales for `read_scales`.
     reviewed: what readers said of events (see `apply_review`); children of a rejected split have no parent.
     """
     linking = link_objects(pd.read_parquet(objects_path), spacing_um, dt_s, **options)
@@ -119,6 +119,7 @@ def write_linking(tracks_path: Path, events_path: Path, scales_path: Path, objec
     for path, table in ((tracks_path, without_rejected_parents(linking.tracks, events)), (events_path, events),
                         (scales_path, linking.scale_table())):
         table.to_csv(path, index=False)
+    write_scales(model_path, linking.scales)
 
 
 def describe(tracks: pd.DataFrame, events: pd.DataFrame) -> str:
@@ -128,69 +129,6 @@ def describe(tracks: pd.DataFrame, events: pd.DataFrame) -> str:
         return f"{f'One frame with {n} objects' if n else 'No objects'}: there is nothing to link."
     return (f"{n} objects in {frames} frames make {tracks['track_id'].nunique()} tracks, {counts.get('split', 0)} "
             f"splits and {counts.get('merge', 0)} merges.")
-
-
-def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], dt_s: float, max_gap_frames: int,
-                  identity: str = "none") -> pd.DataFrame:
-    """Return the objects sorted by frame and place, or raise InputError."""
-    if missing := {"frame", *POSITION} - set(objects.columns):
-        raise InputError("The object table lacks columns.", where="objects", got=f"no {', '.join(sorted(missing))}",
-                         expected="frame, z_um, y_um, x_um", do="Segment first (notebook 07), or rename the columns.")
-    bad = ~np.isfinite(objects[POSITION].to_numpy(float)).all(1)
-    if bad.any():
-        raise InputError("Some positions are not finite.", where=f"objects, row {int(np.flatnonzero(bad)[0])}",
-                         got=f"{int(bad.sum())} rows with nan or inf", expected="micrometre", do="Drop these rows.")
-    spacing = np.asarray(spacing_um, float)
-    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise InputError("Bad spacing.", where="spacing_um", got=spacing_um, expected="three numbers > 0 (z, y, x)",
-                         do="Give the voxel in micrometre.")
-    if not (np.isfinite(dt_s) and dt_s > 0):
-        raise InputError("Bad time step.", where="dt_s", got=dt_s, expected="seconds > 0",
-                         do="Give the time between frames.")
-    if max_gap_frames < 0 or int(max_gap_frames) != max_gap_frames:
-        raise InputError("Bad gap.", where="max_gap_frames", got=max_gap_frames, expected="a whole number >= 0",
-                         do="0 links consecutive frames only; 4 bridges blinks of up to four frames.")
-    if identity not in IDENTITIES:
-        raise InputError("Unknown identity.", where="identity", got=repr(identity), expected=", ".join(IDENTITIES),
-                         do="Choose one of them.")
-    frame = objects["frame"].to_numpy(float)
-    bad = ~np.isfinite(frame) | (frame != np.rint(frame))
-    if bad.any():
-        raise InputError("Some frames are no whole numbers.", where=f"objects, row {int(np.flatnonzero(bad)[0])}",
-                         got=frame[bad][0], expected="0, 1, 2, ...", do="Number the frames, or drop these rows.")
-    objects = objects.assign(frame=frame.astype(int))
-    return objects.sort_values(["frame", "x_um", "y_um", "z_um"], kind="stable").reset_index(drop=True)
-
-
-def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return what tells objects apart, (k, n) log mass and descriptors, and its variance up to a factor, (k, n)."""
-    rows, variances = [np.zeros((0, len(objects)))], [np.zeros((0, len(objects)))]
-    mass = objects["mass"].to_numpy(float) if "mass" in objects else np.array([])
-    if identity != "none" and (mass > 0).any():
-        _refuse_gaps(mass[:, None], ["mass"])
-        middle = np.median(mass[mass > 0])
-        sd = objects["mass_sd"].to_numpy(float) if "mass_sd" in objects else np.full(len(mass), np.nan)
-        known = np.isfinite(sd) & (sd > 0)
-        share = np.where(known, sd, 0) / np.maximum(mass, 5 * FAINT * middle)
-        usual = np.median(share[known]) if known.any() else 1.0
-        rows.append(np.log(np.maximum(mass, FAINT * middle))[None])
-        variances.append((np.where(known, share, usual) ** 2)[None])
-    if identity == "descriptor":
-        names = [c for c in objects if c[0] == "d" and c[1:].isdigit()]
-        values = objects[names].to_numpy(float)
-        _refuse_gaps(values, names)
-        rows.append(((values - values.mean(0)) / (values.std(0) + 1e-12)).T)
-        variances.append(np.ones_like(rows[-1]))
-    return np.concatenate(rows), np.concatenate(variances)
-
-
-def _refuse_gaps(values: np.ndarray, names: list[str]) -> None:
-    """Raise InputError where a cue of identity lacks a number: one nan would silence it for the whole movie."""
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        raise InputError("Some identities are not finite.", where=f"objects, column {names[bad[0, 1]]}",
-                         got=f"{len(np.unique(bad[:, 0]))} rows with nan or inf", expected="a number in each row",
-                         do="Drop these rows, or link with identity none.")
 
 
 def track_table(objects: pd.DataFrame, ids: np.ndarray, spacing_um: tuple[float, float, float], dt_s: float,
@@ -223,38 +161,3 @@ def event_table(events: list, objects: pd.DataFrame, ids: np.ndarray) -> pd.Data
     table = pd.DataFrame(rows, columns=EVENT_COLUMNS[1:]).sort_values(["frame", "children"]).reset_index(drop=True)
     table.insert(0, "event_id", np.arange(len(table)))
     return table
-
-
-def moving_axes(tracks: pd.DataFrame) -> np.ndarray:
-    """Return which of z, y, x vary, (3,) bool: a movie of flat images moves in two dimensions, not three."""
-    x = tracks[POSITION].to_numpy(float)
-    return np.ptp(x, axis=0) > 0 if len(x) else np.ones(3, bool)
-
-
-def scale_table(s: Scales | None, dt_s: float, axes: np.ndarray | None = None) -> pd.DataFrame:
-    """Return the scales a person asks for: quantity, value, unit; empty without scales.
-
-    The diffusion coefficient is that of the Brownian step along the axes that vary (`moving_axes`; None: all), so it
-    contains the localisation noise: an upper bound. `diffusion` tells the two apart.
-    """
-    columns = ["quantity", "value", "unit"]
-    if s is None:
-        return pd.DataFrame(columns=columns)
-    share, stay, some = s.stationary, np.diag(s.switch), s.step_um2 if axes is None else s.step_um2[axes]
-    rows = [
-        ("Brownian step, rms", np.sqrt(s.step_um2.sum()), "um per frame"),
-        ("diffusion coefficient", some.mean() / (2 * dt_s) if len(some) else 0.0, "um^2/s"),
-        ("directed speed, rms", np.sqrt(s.velocity_um2.sum()) / dt_s, "um/s"),
-        ("directed steps", 100 * share[1], "%"),
-        ("directed run, mean", dt_s / max(1 - stay[1], 1e-9), "s"),
-        ("unseen between two detections", 100 * (1 - s.gap[0]), "%"),
-        ("births", s.birth_per_um3, "per um^3 and frame"),
-        ("ends", 100 * s.end, "% of objects per frame"),
-        ("splits", 100 * s.event_rate[0], "% of objects per frame"),
-        ("merges", 100 * s.event_rate[1], "% of objects per frame"),
-    ]
-    if len(s.noise):
-        rows += [("bleaching time", dt_s / s.bleach if s.bleach > 1e-6 else np.inf, "s"),
-                 ("spread of log mass between objects", np.sqrt(s.identity_var[0]), "nats"),
-                 ("misleading masses", 100 * s.outlier, "%")]
-    return pd.DataFrame(rows, columns=columns)

@@ -9,8 +9,9 @@ from scipy.optimize import curve_fit
 from cellfm_nb.seeds import rng
 from cellfm_nb.track.chains import Chains
 from cellfm_nb.track.cost import common_slope
-from cellfm_nb.track.link import POSITION, moving_axes
 from cellfm_nb.track.motion import Scales, log_link_motion
+from cellfm_nb.track.objects import POSITION
+from cellfm_nb.track.scales import moving_axes
 
 RESAMPLES = 60        # of tracks, for an error
 

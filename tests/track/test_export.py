@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +20,7 @@ from cellfm_nb.track import (
     napari_tracks,
     read_events,
     read_ptc,
+    read_scales,
     read_tracks,
     write_csv,
     write_ctc,
@@ -26,6 +28,7 @@ from cellfm_nb.track import (
     write_linking,
     write_parquet,
     write_ptc,
+    write_scales,
     write_trackmate,
 )
 from cellfm_nb.track.link import Linking
@@ -50,12 +53,24 @@ def test_csv_reads_back_equal(linking: Linking, tmp_path: Path) -> None:
 
 
 def test_linking_is_written_as_three_tables(scene: tuple, linking: Linking, tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("tracks.csv", "events.csv", "scales.csv")]
+    paths = [tmp_path / name for name in ("tracks.csv", "events.csv", "scales.csv", "scales.json")]
     scene[1].to_parquet(tmp_path / "objects.parquet")
     write_linking(*paths, tmp_path / "objects.parquet", SPACING, 2.0, max_gap_frames=4)
     pd.testing.assert_frame_equal(read_tracks(paths[0]), linking.tracks)
     assert len(read_events(paths[1])) == len(linking.events)
     assert {"quantity", "value", "unit"} == set(pd.read_csv(paths[2]).columns)
+    for name, value in asdict(read_scales(paths[3])).items():
+        assert np.array_equal(value, getattr(linking.scales, name)), name
+    again = link_objects(scene[1], SPACING, 2.0, scales=read_scales(paths[3]))
+    assert len(again.events) > 0
+
+
+def test_scales_that_are_none_or_not_whole(linking: Linking, tmp_path: Path) -> None:
+    write_scales(tmp_path / "none.json", None)
+    assert read_scales(tmp_path / "none.json") is None
+    (tmp_path / "part.json").write_text('{"end": 0.1}')
+    with pytest.raises(InputError, match="not whole"):
+        read_scales(tmp_path / "part.json")
 
 
 def test_edges_are_links_and_events(linking: Linking) -> None:

@@ -1,0 +1,75 @@
+"""Check the objects to be linked, and find what tells them apart beside their place: light and descriptor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from cellfm_nb.errors import InputError
+
+POSITION = ["z_um", "y_um", "x_um"]
+IDENTITIES = ("none", "mass", "descriptor")
+FAINT = 0.05           # masses below this share of the median are raised to it before the log
+
+
+def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], dt_s: float, max_gap_frames: int,
+                  identity: str = "none") -> pd.DataFrame:
+    """Return the objects sorted by frame and place, or raise InputError."""
+    if missing := {"frame", *POSITION} - set(objects.columns):
+        raise InputError("The object table lacks columns.", where="objects", got=f"no {', '.join(sorted(missing))}",
+                         expected="frame, z_um, y_um, x_um", do="Segment first (notebook 07), or rename the columns.")
+    bad = ~np.isfinite(objects[POSITION].to_numpy(float)).all(1)
+    if bad.any():
+        raise InputError("Some positions are not finite.", where=f"objects, row {int(np.flatnonzero(bad)[0])}",
+                         got=f"{int(bad.sum())} rows with nan or inf", expected="micrometre", do="Drop these rows.")
+    spacing = np.asarray(spacing_um, float)
+    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise InputError("Bad spacing.", where="spacing_um", got=spacing_um, expected="three numbers > 0 (z, y, x)",
+                         do="Give the voxel in micrometre.")
+    if not (np.isfinite(dt_s) and dt_s > 0):
+        raise InputError("Bad time step.", where="dt_s", got=dt_s, expected="seconds > 0",
+                         do="Give the time between frames.")
+    if max_gap_frames < 0 or int(max_gap_frames) != max_gap_frames:
+        raise InputError("Bad gap.", where="max_gap_frames", got=max_gap_frames, expected="a whole number >= 0",
+                         do="0 links consecutive frames only; 4 bridges blinks of up to four frames.")
+    if identity not in IDENTITIES:
+        raise InputError("Unknown identity.", where="identity", got=repr(identity), expected=", ".join(IDENTITIES),
+                         do="Choose one of them.")
+    frame = objects["frame"].to_numpy(float)
+    bad = ~np.isfinite(frame) | (frame != np.rint(frame))
+    if bad.any():
+        raise InputError("Some frames are no whole numbers.", where=f"objects, row {int(np.flatnonzero(bad)[0])}",
+                         got=frame[bad][0], expected="0, 1, 2, ...", do="Number the frames, or drop these rows.")
+    objects = objects.assign(frame=frame.astype(int))
+    return objects.sort_values(["frame", "x_um", "y_um", "z_um"], kind="stable").reset_index(drop=True)
+
+
+def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return what tells objects apart, (k, n) log mass and descriptors, and its variance up to a factor, (k, n)."""
+    rows, variances = [np.zeros((0, len(objects)))], [np.zeros((0, len(objects)))]
+    mass = objects["mass"].to_numpy(float) if "mass" in objects else np.array([])
+    if identity != "none" and (mass > 0).any():
+        _refuse_gaps(mass[:, None], ["mass"])
+        middle = np.median(mass[mass > 0])
+        sd = objects["mass_sd"].to_numpy(float) if "mass_sd" in objects else np.full(len(mass), np.nan)
+        known = np.isfinite(sd) & (sd > 0)
+        share = np.where(known, sd, 0) / np.maximum(mass, 5 * FAINT * middle)
+        usual = np.median(share[known]) if known.any() else 1.0
+        rows.append(np.log(np.maximum(mass, FAINT * middle))[None])
+        variances.append((np.where(known, share, usual) ** 2)[None])
+    if identity == "descriptor":
+        names = [c for c in objects if c[0] == "d" and c[1:].isdigit()]
+        values = objects[names].to_numpy(float)
+        _refuse_gaps(values, names)
+        rows.append(((values - values.mean(0)) / (values.std(0) + 1e-12)).T)
+        variances.append(np.ones_like(rows[-1]))
+    return np.concatenate(rows), np.concatenate(variances)
+
+
+def _refuse_gaps(values: np.ndarray, names: list[str]) -> None:
+    """Raise InputError where a cue of identity lacks a number: one nan would silence it for the whole movie."""
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        raise InputError("Some identities are not finite.", where=f"objects, column {names[bad[0, 1]]}",
+                         got=f"{len(np.unique(bad[:, 0]))} rows with nan or inf", expected="a number in each row",
+                         do="Drop these rows, or link with identity none.")
