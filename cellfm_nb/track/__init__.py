@@ -22,12 +22,15 @@ from cellfm_nb.track.statistics import (
     directed_runs,
     dwell,
     mean_squared_displacement,
+    model_steps,
     motion_table,
+    step_lengths,
     track_statistics,
 )
 
 __all__ = ["CARRIES", "Linking", "apply_review", "bleaching", "default_radius_um", "describe", "diffusion",
            "directed_runs", "dwell", "edge_table", "event_keys", "link_objects", "link_with",
-           "mean_squared_displacement", "motion_table", "napari_tracks", "not_rejected", "read_events", "read_ptc",
-           "read_scales", "read_tracks", "track_statistics", "write_csv", "write_ctc", "write_geff", "write_linking",
+           "mean_squared_displacement", "model_steps", "motion_table", "napari_tracks", "not_rejected", "read_events",
+           "read_ptc", "read_scales", "read_tracks", "step_lengths", "track_statistics", "write_csv", "write_ctc",
+           "write_geff", "write_linking",
            "write_parquet", "write_ptc", "write_scales", "write_trackmate"]

@@ -131,6 +131,21 @@ def directed_runs(tracks: pd.DataFrame, scales: Scales, dt_s: float) -> pd.DataF
     return runs.assign(speed_um_s=runs["length_um"] / runs["duration_s"]).reset_index(drop=True)[columns]
 
 
+def step_lengths(tracks: pd.DataFrame, axes: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
+    """Return the lengths (um) of all steps from one frame to the next along some axes (0 z, 1 y, 2 x)."""
+    t = tracks.sort_values(["track_id", "frame"])
+    steps = t.groupby("track_id")[[POSITION[a] for a in axes]].diff()[t["gap"] == 0].dropna()
+    return np.linalg.norm(steps.to_numpy(float), axis=1)
+
+
+def model_steps(scales: Scales, n: int, seed: int, axes: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
+    """Return n step lengths (um) as the motion model with these scales draws them, for `step_lengths` to go beside."""
+    draw, axes = rng(seed, "track", "model steps"), list(axes)
+    directed = draw.uniform(size=(n, 1)) < scales.stationary[1]
+    spread = np.sqrt(scales.step_um2[axes] + directed * scales.velocity_um2[axes])
+    return np.linalg.norm(spread * draw.standard_normal((n, len(axes))), axis=1)
+
+
 def dwell(tracks: pd.DataFrame, dt_s: float) -> tuple[float, float]:
     """Return the mean time (s) a track stays, and its standard error, tracks cut by the movie's ends allowed for.
 
