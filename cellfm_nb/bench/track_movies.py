@@ -73,14 +73,20 @@ def virus_rows(seeds: Sequence[int] = tuple(VIRUS_SEEDS)) -> Iterator[Row]:
 
 
 def found_in_images(scene: Scene) -> pd.DataFrame:
-    """Return what our detector finds in the rendered frames of a scene, one row per object with its frame."""
+    """Return what our detector finds in the rendered frames of a scene, one row per object with its frame.
+
+    mass is the light of the fitted blob, as notebook 07 measures it, and mass_sd its error.
+    """
     def frames() -> Iterator[np.ndarray]:
         for t in range(scene.config.shape[0]):
             frame = scene.render(t)[0]
             yield normalize(frame, fit_noise(frame), scene.config.spacing_um)
 
     tables = detect_movie(frames(), scene.config.spacing_um, scene.psf.sigma_um)
-    return pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
+    found = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
+    width = np.sqrt(np.square(scene.psf.sigma_um) + found[["scale"]].to_numpy() ** 2)      # (n, 3) um
+    mass = found["amplitude"] * width.prod(1)
+    return found.assign(mass=mass, mass_sd=found["sd_log_mass"] * mass.abs())
 
 
 def image_rows(seeds: Sequence[int] = tuple(IMAGE_SEEDS), snr: float = 4.0) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ks_2samp
 
 from cellfm_nb.seeds import rng
 from cellfm_nb.track import (
@@ -14,7 +15,9 @@ from cellfm_nb.track import (
     dwell,
     link_objects,
     mean_squared_displacement,
+    model_steps,
     motion_table,
+    step_lengths,
     track_statistics,
 )
 
@@ -135,3 +138,15 @@ def test_motion_of_tracks_linked_by_descriptor(scene: tuple) -> None:
     objects = scene[1].assign(d0=scene[1]["true_id"] % 5, d1=scene[1]["true_id"] % 3)
     linking = link_objects(objects, SPACING, 2.0, identity="descriptor", events=False)
     assert np.isfinite(motion_table(linking.tracks, linking.scales, 2.0)["value"]).all()
+
+
+def test_steps_found_and_drawn_from_the_model_have_one_law(scene: tuple) -> None:
+    linking = link_objects(scene[1], SPACING, 2.0)
+    found = step_lengths(linking.tracks)
+    drawn = model_steps(linking.scales, 20_000, seed=1)
+    assert ks_2samp(found, drawn).statistic < 0.06
+    still = linking.scales.with_(step_um2=4 * linking.scales.step_um2)                  # a model that is wrong is seen
+    assert ks_2samp(found, model_steps(still, 20_000, seed=1)).statistic > 0.2
+    longer = linking.tracks["gap"] > 0
+    assert len(found) == len(linking.tracks) - linking.tracks["track_id"].nunique() - longer.sum()
+    assert (step_lengths(linking.tracks, axes=(2,)) <= found + 1e-12).all()
