@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "cellfm_nb"
-GROUND = {"arguments", "atomic", "errors", "here", "journal", "movie", "profiles", "progress", "provenance", "seeds",
-          "workspace", "__init__"}
+GROUND = {"arguments", "atomic", "errors", "here", "journal", "movie", "profiles", "progress", "provenance", "schema",
+          "seeds", "workspace", "__init__"}
 STAGES = {"curate", "pretrain", "repair", "stream", "segment", "track"}
 # the doors of the house: they may look into every room
 FREE = {"cli", "commands", "notebooks", "kernel", "doctor", "bench", "view", "claims"}

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
+from cellfm_nb import profiles
+from cellfm_nb.atomic import write_json
 from cellfm_nb.errors import InputError
+from cellfm_nb.schema import SCHEMA, check_range
 from cellfm_nb.view.where import headless
 
 
@@ -22,6 +29,17 @@ class Parameter:
     default: Any
     help: str = ""
     choices: tuple[str, ...] = ()
+
+    @property
+    def about(self) -> str:
+        """Its help with the unit and the range that the schema knows."""
+        said = SCHEMA[self.name].range() if self.name in SCHEMA else ""
+        return f"{self.help} [{said}]" if said else self.help
+
+    def in_profile(self, profile: str) -> Any:
+        """Return what None stands for in a profile; None where the profile does not say."""
+        stages = profiles.PROFILES.get(profile, {}).values()
+        return next((getattr(stage, self.name) for stage in stages if hasattr(stage, self.name)), None)
 
 
 def parameters(notebook: str | Path) -> list[Parameter]:
@@ -52,15 +70,16 @@ def read(source: str, where: str = "") -> Iterator[Parameter]:
                              expected="name = value  # meaning", do="Compute it in a later cell.") from None
         rest = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()  # ast counts in UTF-8 bytes
         comment = rest.partition("#")[2].strip()
-        words = tuple(word.strip() for word in comment.split("|")) if "|" in comment else ()
-        choices = words if isinstance(default, str) and default in words else ()
+        words = tuple(re.sub(r"\(.*?\)|^.*: ", "", word).strip() for word in comment.split("|"))  # what: a | b (why)
+        choices = words if isinstance(default, str) and default in words and len(words) > 1 else ()
         yield Parameter(name, default, comment, choices)
 
 
 class Form:
     """Hold the values of a notebook's parameters; show widgets for them where somebody looks.
 
-    `values` are the defaults until a widget is moved; `command` is the line that runs the notebook with them.
+    `values` are the defaults until a widget is moved; `command` is the line that runs the notebook with them. Where
+    somebody looks, the values of the last time are there again (a batch run never sees them).
     """
 
     def __init__(self, notebook: str | Path) -> None:
@@ -68,7 +87,10 @@ class Form:
         self.parameters = parameters(notebook)
         self.values: dict[str, Any] = {p.name: p.default for p in self.parameters}
         self.widgets: dict[str, Any] = {}
-        self._box = None if headless() else self._build()
+        self._box: Any = None
+        if not headless():
+            self._recall()
+            self._box = self._build()
 
     @property
     def command(self) -> str:
@@ -87,26 +109,58 @@ class Form:
         if p is None:
             raise InputError("Unknown parameter.", where=self.notebook.name, got=name,
                              expected=", ".join(self.values), do="Check the spelling.")
-        self.values[name] = typed(value, p) if isinstance(value, str) else value
+        value = typed(value, p) if isinstance(value, str) else value
+        check_range(name, value, self.notebook.name)
+        if p.choices and value not in p.choices:
+            raise InputError(f"Not a choice of {name}.", where=self.notebook.name, got=value,
+                             expected=", ".join(p.choices), do="Choose one of them.")
+        self.values[name] = value
+
+    @property
+    def memory(self) -> Path:
+        """The file that keeps the values changed last, in the user's own state folder."""
+        return platformdirs.user_state_path("cellfm_nb", appauthor=False) / "forms" / f"{self.notebook.stem}.json"
+
+    def _recall(self) -> None:
+        """Take up the last values; those that are no longer parameters, or no longer in range, are left."""
+        try:
+            kept = json.loads(self.memory.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        for name, value in kept.items() if isinstance(kept, dict) else ():
+            with contextlib.suppress(InputError):
+                self.set(name, value)
+
+    def _remember(self) -> None:
+        changed = {p.name: self.values[p.name] for p in self.parameters if self.values[p.name] != p.default}
+        with contextlib.suppress(OSError):  # a home that can't be written to: then only this session remembers
+            self.memory.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.memory, changed)
 
     def _build(self) -> Any:
         import ipywidgets as w
 
-        line = w.Label(self.command)
+        line, back = w.Label(self.command), w.Button(description="defaults")
 
         def changed(change: dict, name: str) -> None:
             try:
                 self.set(name, change["new"])
                 line.value = self.command
+                self._remember()
             except InputError as error:
                 line.value = f"{name}: {error.what}"
 
+        def defaults(_: Any) -> None:
+            for p in self.parameters:
+                self.widgets[p.name].value = shown(p.default, self.widgets[p.name])
+
         for p in self.parameters:
-            widget = widget_for(p, w)
+            widget = widget_for(p, self.values[p.name], p.in_profile(self.values.get("profile", "tiny")), w)
             widget.observe(lambda change, name=p.name: changed(change, name), "value")
             self.widgets[p.name] = widget
-        rows = [w.HBox([self.widgets[p.name], w.Label(p.help)]) for p in self.parameters]
-        return w.VBox([*rows, line])
+        back.on_click(defaults)
+        rows = [w.HBox([self.widgets[p.name], w.Label(p.about)]) for p in self.parameters]
+        return w.VBox([*rows, w.HBox([back, line])])
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = dict(self._box._repr_mimebundle_(**kwargs)) if self._box is not None else {}
@@ -118,18 +172,33 @@ class Form:
         return "\n".join([self.notebook.stem, *rows, self.command])
 
 
-def widget_for(p: Parameter, w: Any) -> Any:
-    """Choose the widget of a parameter by its type: choices, yes or no, whole number, number, text."""
+def widget_for(p: Parameter, value: Any, profile_value: Any, w: Any) -> Any:
+    """Choose the widget of a parameter by its type and range: choices, yes or no, whole number, number, text.
+
+    Parameters: p; value, to begin with; profile_value, what None stands for, shown in the empty field; w, ipywidgets.
+    """
     style = {"description": p.name, "style": {"description_width": "9em"}}
     if p.choices:
-        return w.Dropdown(options=p.choices, value=p.default, **style)
+        return w.Dropdown(options=p.choices, value=value, **style)
     if isinstance(p.default, bool):
-        return w.Checkbox(value=p.default, **style)
-    if isinstance(p.default, int):
-        return w.IntText(value=p.default, continuous_update=False, **style)
-    if isinstance(p.default, float):
-        return w.FloatText(value=p.default, continuous_update=False, **style)
-    return w.Text(value="" if p.default is None else str(p.default), continuous_update=False, **style)
+        return w.Checkbox(value=value, **style)
+    if isinstance(p.default, int | float):
+        limits = SCHEMA.get(p.name)
+        low, high = (limits.low, limits.high) if limits else (None, None)
+        whole = isinstance(p.default, int)
+        most = (2**53 if whole else 1e300)
+        make = w.BoundedIntText if whole else w.BoundedFloatText
+        return make(value=value, min=-most if low is None else low, max=most if high is None else high,
+                    continuous_update=False, **style)
+    hint = "" if p.default is not None or profile_value is None else f"{profile_value} (profile)"
+    return w.Text(value=shown(value), placeholder=hint, continuous_update=False, **style)
+
+
+def shown(value: Any, widget: Any = None) -> Any:
+    """Return a value as a widget takes it: in a text field None is empty."""
+    if widget is not None and not isinstance(widget.value, str):
+        return value
+    return "" if value is None else str(value)
 
 
 def typed(text: str, p: Parameter) -> Any:

@@ -24,7 +24,18 @@ from cellfm_nb.view.canvas import (
     project,
     three_views,
 )
-from cellfm_nb.view.style import BRIGHT, ORANGE, STYLE, Picture, contrast, label_colours, nice_length, scale_bar, stated
+from cellfm_nb.view.style import (
+    BRIGHT,
+    ORANGE,
+    STYLE,
+    Picture,
+    contrast,
+    label_colours,
+    nice_length,
+    scale_bar,
+    stated,
+    track_colour,
+)
 
 
 @rc_context(STYLE)
@@ -173,7 +184,7 @@ def tracks(tracks: pd.DataFrame, spacing_um: Spacing, volume=None) -> Picture:
     low, high = contrast(volume.max(0))
     order = tracks.assign(_row=np.arange(len(tracks))).sort_values(["track_id", "frame"])
     paths = {int(k): at[rows["_row"].to_numpy()] for k, rows in order.groupby("track_id")}
-    colours = [BRIGHT[k % len(BRIGHT)] for k in paths]
+    colours = [track_colour(k) for k in paths]
     for name, (down, right) in VIEWS.items():
         draw(panels[name], project(volume, down, right), pick(spacing, down, right), low, high)
         lines = [path[:, [right, down]] for path in paths.values()]

@@ -105,6 +105,11 @@ def scale_bar(ax: Axes, length_um: float | None = None, color: str = "white", un
     return length
 
 
+def track_colour(track_id: int) -> str:
+    """Return the colour of a track, #rrggbb: the same in every picture and view."""
+    return BRIGHT[int(track_id) % len(BRIGHT)]
+
+
 def label_colours(labels: np.ndarray) -> np.ndarray:
     """Colour a label image (..., uint) as RGBA floats; 0 is transparent, an id keeps its colour."""
     bright = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in BRIGHT])

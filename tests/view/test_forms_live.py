@@ -1,11 +1,15 @@
 """Forms from a parameters cell, and live curves: both with headless twins that return at once."""
 
+import dataclasses
 import json
 import time
 
 import pytest
 
 from cellfm_nb.errors import InputError
+from cellfm_nb.notebooks import listing
+from cellfm_nb.profiles import NAMES, TINY, settings
+from cellfm_nb.schema import SCHEMA, check_range
 from cellfm_nb.view import forms, live
 
 CELL = '''workspace = "runs/demo"   # folder of this run
@@ -20,7 +24,8 @@ show = True   # draw
 
 
 @pytest.fixture
-def notebook(tmp_path):
+def notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # forms remember: not in the home of who tests
     path = tmp_path / "03_pretrain_encoder.ipynb"
     cells = [{"cell_type": "markdown", "metadata": {}, "source": ["# x"]},
              {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": CELL.splitlines(keepends=True)}]
@@ -53,14 +58,58 @@ def test_with_somebody_looking_widgets_move_the_values(notebook, monkeypatch):
     monkeypatch.setattr(forms, "headless", lambda: False)
     form = forms.form(notebook)
     kinds = {name: type(widget).__name__ for name, widget in form.widgets.items()}
-    assert kinds == {"workspace": "Text", "profile": "Dropdown", "device": "Dropdown", "seed": "IntText",
-                     "steps": "Text", "lr": "FloatText", "spacing_um": "Text", "show": "Checkbox"}  # fmt: skip
+    assert kinds == {"workspace": "Text", "profile": "Dropdown", "device": "Dropdown", "seed": "BoundedIntText",
+                     "steps": "Text", "lr": "BoundedFloatText", "spacing_um": "Text", "show": "Checkbox"}  # fmt: skip
     form.widgets["seed"].value = 5
     form.widgets["spacing_um"].value = "[0.3, 0.1, 0.1]"
     assert form.values["seed"] == 5 and form.values["spacing_um"] == [0.3, 0.1, 0.1]
     form.widgets["spacing_um"].value = "[0.3,"  # half typed: said, not raised, and the value stays
     assert form.values["spacing_um"] == [0.3, 0.1, 0.1]
     assert "application/vnd.jupyter.widget-view+json" in form._repr_mimebundle_()
+
+
+def test_a_form_remembers_what_was_typed_last_and_a_batch_run_does_not(notebook, monkeypatch):
+    pytest.importorskip("ipywidgets")
+    monkeypatch.setattr(forms, "headless", lambda: False)
+    first = forms.form(notebook)
+    first.widgets["steps"].value, first.widgets["profile"].value = "20", "workshop"
+    again = forms.form(notebook)
+    assert again.values["steps"] == 20 and again.widgets["steps"].value == "20"
+    assert again.widgets["profile"].value == "workshop" and "--set steps=20" in again.command
+    monkeypatch.setattr(forms, "headless", lambda: True)
+    assert forms.form(notebook).values["steps"] is None  # a person's last click changes no batch run
+    monkeypatch.setattr(forms, "headless", lambda: False)
+    first.memory.write_text('{"steps": -3, "gone": 1, "profile": "huge", "lr": 0.5}')
+    odd = forms.form(notebook)  # out of range, no parameter any more, no choice: left; the rest is taken
+    assert odd.values["steps"] is None and odd.values["profile"] == "tiny" and odd.values["lr"] == 0.5
+    first.memory.write_text("{half")
+    assert forms.form(notebook).command == "cellfm run --from 03 --to 03"
+
+
+def test_forms_know_units_ranges_and_what_the_profile_says(notebook, monkeypatch):
+    widgets = pytest.importorskip("ipywidgets")
+    monkeypatch.setattr(forms, "headless", lambda: False)
+    form = forms.form(notebook)
+    assert isinstance(form.widgets["seed"], widgets.BoundedIntText) and form.widgets["seed"].min == 0
+    assert form.widgets["steps"].placeholder == f"{settings('tiny', 'pretrain').steps} (profile)"
+    assert "um" in next(p for p in form.parameters if p.name == "spacing_um").about
+    form.set("lr", 1.0)
+    for name, bad in (("lr", 1.5), ("seed", -1), ("spacing_um", [0.1, 0.0, 0.1]), ("profile", "huge")):
+        with pytest.raises(InputError):
+            form.set(name, bad)
+
+
+def test_every_number_a_notebook_or_a_profile_asks_for_has_its_range():
+    for stage, plain in TINY.items():
+        for field in dataclasses.fields(plain):
+            assert field.name in SCHEMA, f"{stage}.{field.name}"
+            for profile in NAMES:
+                check_range(field.name, getattr(settings(profile, stage), field.name))
+    for path in listing().values():
+        for p in forms.parameters(path):
+            numeric = isinstance(p.default, int | float) and not isinstance(p.default, bool)
+            assert p.name in SCHEMA or not numeric, f"{path.name}: {p.name}"
+            check_range(p.name, p.default)
 
 
 def test_bad_forms_are_said_clearly(notebook, tmp_path):
