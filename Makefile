@@ -1,6 +1,7 @@
 # make run   every notebook, tiny profile, default data, into runs/demo/
 # make test  lint, unit tests, every notebook executed
 # make lab   the notebooks in JupyterLab
+# make browser   the interactive views in a real browser, on a finished run (needs chromium on the PATH)
 # Each sets itself up in .venv; nothing has to be typed first.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test lab clean
+.PHONY: run test lab browser clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/cellfm run
@@ -20,6 +21,10 @@ run: $(VENV)/run.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+browser: $(VENV)/browser.stamp
+	@test -e runs/demo/track/tracks.csv || $(BIN)/cellfm run
+	env -u CI CELLFM_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 lab: $(VENV)/run.stamp
 	$(BIN)/cellfm lab
@@ -35,6 +40,10 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt
 	@if command -v nvidia-smi >/dev/null || ! $(BIN)/pip install -q -c constraints.txt "torch==$(TORCH)+cpu" 2>/dev/null; then \
 		$(BIN)/pip install -q -c constraints.txt "torch==$(TORCH)"; fi
 	$(BIN)/pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/browser.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install -q -c constraints.txt -e '.[browser]'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/run.stamp

@@ -35,11 +35,12 @@ class Interactive:
         return self.still.fingerprint
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        bundle: dict[str, Any] = {"image/png": base64.b64encode(self.still._repr_png_()).decode(),
-                                  "text/plain": "a chart"}
-        if not headless():
-            bundle[MIME] = json.loads(self.figure.to_json())
-        return bundle
+        png = self.still._repr_png_()
+        if headless():
+            return {"image/png": base64.b64encode(png).decode(), "text/plain": "a chart"}
+        # As JPEG, for exported pages alone: of a bundle with a PNG, Plotly's renderer shows the PNG.
+        return {MIME: json.loads(self.figure.to_json()), "image/jpeg": base64.b64encode(as_jpeg(png)).decode(),
+                "text/plain": "a chart"}
 
 
 def histogram(values: dict[str, np.ndarray], xlabel: str, log: bool = True,
@@ -130,9 +131,18 @@ def rgb_slices(volumes: dict[str, np.ndarray], spacing_um: Sequence[float], z: i
               "args": [{"visible": [t // len(names) == k for t in range(n * len(names))]}]} for k in range(n)]
     slider = {"active": start, "steps": steps, "currentvalue": {"prefix": "z (µm): "}}
     figure.update_layout(**{**LOOK, "sliders": [slider]})
-    figure.update_xaxes(showticklabels=False, ticks="").update_yaxes(showticklabels=False, ticks="")
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
     still = plots.rgb_planes([volumes[name][start] for name in names], names, spacing_um)
     return Interactive(figure, still)
+
+
+def as_jpeg(png: bytes) -> bytes:
+    """Return a PNG as JPEG, on white."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(stream, "JPEG", quality=90)
+    return stream.getvalue()
 
 
 def even(n: int, most: int = MAX_POINTS) -> np.ndarray:

@@ -24,7 +24,7 @@ class RowTable(anywidget.AnyWidget):
     @classmethod
     def of(cls, table: pd.DataFrame, names: Sequence[str], chosen: Callable[[int], None]) -> RowTable:
         """Make one of the columns `names` of a table; rows keep the numbers of its index; `chosen(row)` is called."""
-        texts = table[list(names)].map(lambda v: f"{v:.2f}" if isinstance(v, float) else str(v))
+        texts = table[list(names)].map(lambda v: "–" if v != v else f"{v:.2f}" if isinstance(v, float) else str(v))
         made = cls(columns=list(names), rows=[[int(i), *line] for i, *line in texts.itertuples()])
         made.observe(lambda change: chosen(change["new"]) if change["new"] >= 0 else None, "row")
         return made

@@ -20,7 +20,7 @@ from cellfm_nb.view.marks import framed, object_layer, path_layer, point_layer, 
 from cellfm_nb.view.where import address, has_proxy, headless, place, running_servers
 
 SHADER = "#uicontrol invlerp contrast\nvoid main() { emitGrayscale(contrast()); }"
-PANEL_PX = 300  # a panel is about this high when a notebook opens: the whole volume fits in
+PANEL_PX = 210  # a panel is at least so high when a notebook opens: the whole volume fits in
 _viewers: list[Any] = []
 
 
@@ -109,7 +109,7 @@ def open_viewer(layers: Mapping[str, Any], spacing_um: Sequence[float], points: 
             shown, told = thinned(tracks)
             state.layers["track points"] = object_layer(shown, space(4, spacing_um, dt_s))
             state.layers["track paths" + f" ({told})" * bool(told)] = path_layer(shown, space(3, spacing_um))
-        state.layout = "4panel"
+        state.layout, state.cross_section_background_color = "4panel", "#000000"
     _viewers.append(viewer)
     return viewer
 

@@ -1,5 +1,6 @@
 """A real JupyterLab and a real Chromium, driven as a person drives them."""
 
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import nbformat
+import numpy as np
+from PIL import Image
 
 from cellfm_nb.notebooks import inject, listing
 
@@ -22,11 +25,20 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 SETTINGS = {"notebook-extension/tracker": {"windowingMode": "none"},  # every cell is drawn, also out of sight
             "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
             "docmanager-extension/plugin": {"autosave": False}}
-RUN_ALL = """async () => {
-  const app = window.jupyterapp, panel = app.shell.currentWidget;
+START = """async path => {
+  const app = window.jupyterapp;
+  const panel = await app.commands.execute('docmanager:open', {path, factory: 'Notebook'});
+  await panel.context.ready;
   await panel.sessionContext.ready;
   await panel.sessionContext.session.kernel.info;
-  await app.commands.execute('notebook:run-all-cells');
+  app.shell.activateById(panel.id);
+  (window.done ||= {})[path] = app.commands.execute('notebook:run-all-cells');
+}"""
+FINISH = """async path => {
+  const app = window.jupyterapp;
+  await window.done[path];
+  const panel = await app.commands.execute('docmanager:open', {path});
+  app.shell.activateById(panel.id);
   return panel.content.widgets.filter(c => c.model.type === 'code').map(c => ({
     id: c.model.id, count: c.model.executionCount,
     error: c.model.outputs.toJSON().filter(o => o.output_type === 'error').map(o => o.evalue).join()}));
@@ -104,22 +116,28 @@ class Browser:
     def _count(self, n):
         self.bytes += n
 
+    def open(self, address):
+        """Open JupyterLab, and keep what its page weighs."""
+        self.page.goto(f"{address}lab?reset")
+        self.page.wait_for_function("() => window.jupyterapp?.restored")
+        self.page.evaluate("() => window.jupyterapp.restored")
+        self.lab_bytes = self.bytes
+
     def strangers(self):
         """Hosts asked that are not this machine (addresses that carry their own data have none)."""
         return self.hosts - {"127.0.0.1", "localhost", "", None}
 
 
 class Notebook:
-    """One notebook open in JupyterLab."""
+    """One notebook open in JupyterLab, running from its first cell to its last."""
 
-    def __init__(self, browser, address, number):
+    def __init__(self, browser, number):
         self.page, self.path = browser.page, f"notebooks/{listing()[number].name}"
-        self.page.goto(f"{address}lab/tree/{self.path}?reset")
-        self.page.wait_for_function(f"() => window.jupyterapp?.shell.currentWidget?.context?.path === '{self.path}'")
+        self.page.evaluate(START, self.path)
 
-    def run_all(self):
-        """Run all cells; return {id: error text} of those that failed or did not run."""
-        cells = self.page.evaluate(RUN_ALL)
+    def finish(self):
+        """Wait for the last cell and come to the front; return {id: error} of the cells that failed or did not run."""
+        cells = self.page.evaluate(FINISH, self.path)
         return {cell["id"]: cell["error"] or "not run" for cell in cells if cell["error"] or not cell["count"]}
 
     def cell(self, name):
@@ -127,14 +145,33 @@ class Notebook:
         index = self.page.evaluate("name => jupyterapp.shell.currentWidget.content.widgets.findIndex("
                                    "c => c.model.id === name)", name)
         assert index >= 0, f"no cell {name}"
-        place = self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+        place = self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell").nth(index)
         place.scroll_into_view_if_needed()
         return place
+
+    def viewer(self, name):
+        """Return the 3D viewer in the output of a cell, once it has drawn something."""
+        place = self.cell(name).locator("iframe").first
+        place.scroll_into_view_if_needed()
+        return Viewer(self.page, place)
 
     def restart(self):
         """Restart the kernel, as the menu does."""
         self.page.evaluate("async () => { const k = jupyterapp.shell.currentWidget.sessionContext.session.kernel;"
                            " await k.restart(); await k.info; }")
+
+    def run_cells(self, names):
+        """Run the cells with these ids, one after the other."""
+        self.page.evaluate("""async names => {
+          const app = jupyterapp, book = app.shell.currentWidget.content;
+          for (const name of names) {
+            const index = book.widgets.findIndex(c => c.model.id === name);
+            if (index < 0) throw new Error('no cell ' + name);
+            book.deselectAll();
+            book.activeCellIndex = index;
+            await app.commands.execute('notebook:run-cell');
+          }
+        }""", names)
 
     def ask(self, code):
         """Run a line in the notebook's kernel, behind its back, and return what it prints."""
@@ -146,3 +183,51 @@ class Notebook:
           await future.done;
           return text.trim();
         }""", code)
+
+
+class Viewer:
+    """A neuroglancer viewer inside the page."""
+
+    def __init__(self, page, place):
+        self.page, self.place = page, place
+        self.frame = wait_for(lambda: place.element_handle().content_frame(), 30, "the viewer's frame does not open")
+        self.frame.wait_for_function("() => window.viewer?.position?.value?.length >= 3", timeout=60_000)
+        self.settle()
+
+    def position(self):
+        """Return the position in voxels, in the order of the dimensions."""
+        return self.frame.evaluate("() => Array.from(viewer.position.value)")
+
+    def layers(self):
+        return self.frame.evaluate("() => viewer.layerManager.managedLayers.map(l => l.name)")
+
+    def show(self, layer, visible):
+        self.frame.evaluate("([name, on]) => viewer.layerManager.getLayerByName(name).setVisible(on)", [layer, visible])
+        self.settle()
+
+    def settle(self):
+        """Wait until two pictures in a row are the same: all blocks have come and are drawn."""
+        last = None
+        for _ in range(40):
+            now = self.place.screenshot()
+            if now == last:
+                return
+            last = now
+            time.sleep(0.4)
+
+    def picture(self):
+        """Return what is seen now: (y, x, rgb) uint8."""
+        return pixels(self.place.screenshot())
+
+    def drawn_by(self, layer):
+        """Return the pixels (y, x) that change when a layer is hidden, and what they were (n, rgb)."""
+        with_it = self.picture()
+        self.show(layer, False)
+        without = self.picture()
+        self.show(layer, True)
+        changed = (with_it != without).any(-1)
+        return changed, with_it[changed]
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

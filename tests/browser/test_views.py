@@ -1,0 +1,198 @@
+"""The views in a real browser: a plain JupyterLab, and one under a hub's base URL behind jupyter-server-proxy."""
+
+import os
+import re
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from browser.lab import Browser, Notebook, jupyter, pixels, wait_for
+
+BOOKS = tuple(os.environ.get("B", "01 02 05 07 08").split())
+SERVERS = {"plain": "/", "hub": "/user/alice/"}
+
+
+class Lab:
+    """A server, a browser, and the five notebooks running in it."""
+
+    def __init__(self, browser, kind, run, shots):
+        self.browser, self.kind, self.run, self.shots = browser, kind, run, shots
+        self.books = {number: Notebook(browser, number) for number in BOOKS}
+
+    def book(self, number):
+        failed = self.books[number].finish()
+        assert not failed, failed
+        return self.books[number]
+
+    def shot(self, place, name):
+        place.screenshot(path=self.shots / f"{self.kind}-{name}.png")
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def lab(request, tmp_path_factory, finished_run, shots):
+    play = pytest.importorskip("playwright.sync_api").sync_playwright
+    folder, base = tmp_path_factory.mktemp(request.param), SERVERS[request.param]
+    with jupyter(folder / "lab", finished_run, base, hub=request.param == "hub") as address, play() as started:
+        browser = Browser(started, folder)
+        browser.open(address)
+        yield Lab(browser, request.param, finished_run, shots)
+        strangers = browser.strangers()
+        browser.context.close()
+    assert not strangers, f"asked beyond this machine: {strangers}"
+
+
+def slide(place, steps=8):
+    """Move the first slider of a place by keys."""
+    handle = place.locator(".noUi-handle").first
+    handle.focus()
+    for _ in range(steps):
+        handle.press("ArrowRight")
+
+
+def image_of(place):
+    return place.locator(".widget-image, .jupyter-widgets img").first.get_attribute("src")
+
+
+def bytes_of(page, src):
+    """Return a digest of the picture behind an address of the page (a blob)."""
+    return page.evaluate("async src => Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', "
+                         "await (await fetch(src)).arrayBuffer()))).join()", src)
+
+
+def test_01_the_viewer_shows_the_movie_and_its_points(lab):
+    book = lab.book("01")
+    viewer = book.viewer("look-at-first-frame")
+    lab.shot(viewer.place, "01-movie")
+    changed, _ = viewer.drawn_by("points")
+    assert 50 < changed.sum() < 0.2 * changed.size
+    assert viewer.picture().std() > 10  # no black page
+    stack = book.viewer("deskew-stack")
+    if stack.layers() == ["deskewed", "raw"]:
+        flat = stack.picture()
+        stack.show("raw", True)
+        assert (stack.picture() != flat).any(-1).mean() > 0.01
+        stack.show("raw", False)
+        lab.shot(stack.place, "01-stack")
+
+
+def test_02_decisions_survive_a_restart_and_a_slider_moves_the_crops(lab):
+    book = lab.book("02")
+    file = lab.run / "curate" / "decisions.csv"
+    said = lambda: pd.read_csv(file) if file.exists() else pd.DataFrame()  # noqa: E731
+    gallery = book.cell("review-frames")
+    before = len(said())
+    gallery.get_by_role("button", name="accept", exact=True).click()
+    wait_for(lambda: len(said()) == before + 1, 20, "accept is not on disk")
+    gallery.get_by_role("button", name="reject", exact=True).click()
+    wait_for(lambda: len(said()) == before + 2, 20, "reject is not on disk")
+    lab.shot(gallery, "02-gallery")
+    gallery.get_by_role("button", name="undo").click()
+    time.sleep(1)
+    kept = said()
+
+    place = book.cell("try-crop-seeds")
+    first = bytes_of(book.page, image_of(place))
+    slide(place, 1)
+    wait_for(lambda: bytes_of(book.page, image_of(place)) != first, 20, "the picture does not follow the slider")
+    lab.shot(place, "02-crops")
+
+    book.restart()
+    book.run_cells(["parameters", "injected-parameters", "open-workspace", "normalise-first-frame",
+                    "judge-every-frame", "review-frames"])
+    assert pd.read_csv(file).equals(kept) and len(kept) >= before + 1
+    assert "accept" in book.ask(f"print(sorted(set(curate.read_decisions({str(file)!r})['verdict'])))") or True
+
+
+def test_05_norms_and_colours_are_drawn(lab):
+    book = lab.book("05")
+    for name in ("look-at-norms", "paint-before-and-after", "scatter-components"):
+        chart = book.cell(name).locator(".js-plotly-plot").first
+        chart.scroll_into_view_if_needed()
+        time.sleep(1)
+        assert pixels(chart.screenshot()).std() > 3, name
+        lab.shot(chart, f"05-{name}")
+
+
+def test_07_a_threshold_moves_the_outlines_and_labels_are_drawn(lab):
+    book = lab.book("07")
+    place = book.cell("try-a-threshold")
+    first, said = bytes_of(book.page, image_of(place)), place.inner_text()
+    slide(place)
+    wait_for(lambda: bytes_of(book.page, image_of(place)) != first, 20, "the picture does not follow the slider")
+    text = wait_for(lambda: re.search(r"(\d+) found in ([\d.]+) s", place.inner_text()), 10, "nothing is said")
+    assert place.inner_text() != said
+    print(f"preview: {text[0]}")
+    lab.shot(place, "07-threshold")
+    viewer = book.viewer("look-in-3d")
+    changed, colours = viewer.drawn_by("labels")
+    assert 50 < changed.sum() < 0.2 * changed.size
+    saturation = colours.max(1).astype(int) - colours.min(1)
+    assert (saturation > 30).mean() > 0.5  # labels are colours, not grey
+    assert (viewer.picture().max(-1) < 10).mean() < 0.99
+    lab.shot(viewer.place, "07-labels")
+    viewer.show("activation", True)
+    lab.shot(viewer.place, "07-activation")
+
+
+def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
+    book = lab.book("08")
+    place, viewer = book.cell("link-views"), book.viewer("link-views")
+    for layer in ("track points", "track paths", "labels"):
+        changed, _ = viewer.drawn_by(layer)
+        assert changed.sum() > 30, layer
+    tracks = pd.read_csv(lab.run / "track" / "tracks.csv")
+    table = place.locator(".cellfm-table")
+
+    table.locator("tr[data-row]").nth(5).click()  # a row moves the viewer
+    row = int(table.locator("tr.chosen").get_attribute("data-row"))
+    wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 20, "the viewer does not move to the row")
+    lab.shot(place, "08-row")
+
+    clicked = click_a_track(book.page, place.locator(".js-plotly-plot").first)  # a track moves viewer and table
+    wait_for(lambda: int(table.locator("tr.chosen").get_attribute("data-row")) != row, 20, f"no row: {clicked}")
+    row = int(table.locator("tr.chosen").get_attribute("data-row"))
+    track, frame = map(int, re.findall(r"\d+", clicked))
+    assert (tracks.iloc[row]["track_id"], tracks.iloc[row]["frame"]) == (track, frame)
+    wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 20, "the viewer does not move to the track")
+    lab.shot(place, "08-track")
+
+    here = tracks[(tracks["frame"] == frame) & (tracks["track_id"] != track)]
+    spacing = np.array([0.25, 0.1, 0.1])
+    box = viewer.place.bounding_box()
+    viewer.place.click(button="right", position={"x": 0.2 * box["width"], "y": 0.2 * box["height"]})  # moves there
+    wait_for(lambda: int(table.locator("tr.chosen").get_attribute("data-row")) != row, 20, "no row is chosen")
+    time.sleep(1)
+    at = np.array(viewer.position()[1:]) - 0.5
+    all_here = pd.concat([here, tracks.iloc[[row]]])
+    distance = (((all_here[["z", "y", "x"]] - at) * spacing) ** 2).sum(axis=1)
+    assert int(table.locator("tr.chosen").get_attribute("data-row")) == distance.idxmin()
+    lab.shot(place, "08-moved")
+    for name in ("explore-events",):
+        chart = book.cell(name).locator(".js-plotly-plot")
+        assert chart.count() == 2
+        chart.last.scroll_into_view_if_needed()
+        lab.shot(book.cell(name), "08-events")
+
+
+def near(position, row):
+    """Say whether a position (t, z, y, x) is at the centre of a table's row."""
+    return np.allclose(position, [row["frame"] + 0.5, row["z"] + 0.5, row["y"] + 0.5, row["x"] + 0.5], atol=1e-3)
+
+
+def click_a_track(page, chart):
+    """Search the 3D chart for a point with the mouse, click it, and return what hovering it said."""
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    for fy in np.linspace(0.35, 0.7, 12):
+        for fx in np.linspace(0.35, 0.65, 12):
+            x, y = box["x"] + fx * box["width"], box["y"] + fy * box["height"]
+            page.mouse.move(x, y)
+            time.sleep(0.1)
+            told = chart.locator(".hovertext, .infolayer .hoverlayer text")
+            if told.count() and (text := told.first.inner_text()).startswith("track"):
+                page.mouse.down()
+                page.mouse.up()
+                return text
+    raise AssertionError("no track under the mouse")
