@@ -110,6 +110,28 @@ def test_executed_pages_are_whole_and_leak_no_path(demo, home, number):
     assert not re.search(r"Warning", warnings), warnings[:600]
 
 
+LOOKS = {"00": ["check-ball"], "01": ["deskew-stack", "look-at-first-frame"], "02": ["review-frames", "try-crop-seeds"],
+         "05": ["look-at-norms", "paint-before-and-after", "scatter-components"],
+         "07": ["try-a-threshold", "look-in-3d"], "08": ["link-views", "explore-events"]}  # cells to touch, by notebook
+
+
+@pytest.mark.parametrize("number", LOOKS)
+def test_every_view_to_touch_leaves_a_still_picture_in_the_page(demo, number):
+    """Without a display: no widget, no frame, but the picture, in the executed notebook and in its page."""
+    path = demo / "executed" / listing()[number].name
+    page = path.with_suffix(".html").read_text()
+    cells = {cell["id"]: cell for cell in json.loads(path.read_text())["cells"]}
+    for name in LOOKS[number]:
+        kinds = [kind for output in cells[name]["outputs"] for kind in output.get("data", {})]
+        if name == "review-frames":  # its picture stands in the next cell, the gallery of all frames
+            assert set(kinds) == {"text/plain"} and "image/png" in cells["draw-gallery"]["outputs"][-1]["data"]
+        elif name != "deskew-stack" or "image/png" in kinds:  # without the real stack, one sentence
+            assert "image/png" in kinds and set(kinds) <= {"image/png", "text/plain"}, (name, kinds)
+            png = next(o["data"]["image/png"] for o in cells[name]["outputs"] if "image/png" in o.get("data", {}))
+            assert "".join(png).replace("\n", "")[:400] in page.replace("\n", "")
+    assert "<iframe" not in page.split("<body", 1)[1]
+
+
 def test_running_again_skips_everything_within_30_s(home):
     start = time.monotonic()
     done = cellfm(home, "run")

@@ -17,6 +17,7 @@ from cellfm_nb.view.style import BLUE, Picture, contrast
 from cellfm_nb.view.where import headless
 
 LOOK = {"template": "simple_white", "height": 380, "margin": {"l": 60, "r": 20, "t": 40, "b": 50}}
+BELOW = 0.1  # what an empty bin counts on a logarithmic axis, which shows counts from 0.7
 MIME = "application/vnd.plotly.v1+json"
 
 
@@ -55,14 +56,17 @@ def histogram(values: dict[str, np.ndarray], xlabel: str, log: bool = True,
     finite = {name: finite_of(v) for name, v in values.items()}
     everything = np.concatenate([v for v in finite.values()] or [np.empty(0)])
     bins = common_bins(everything) if everything.size else np.array([0.0, 1.0])
+    most = 1.0
     for (name, v), colour in zip(finite.items(), cycle(len(finite)), strict=True):
         counts = np.histogram(v, bins)[0].astype(float)
-        counts[counts == 0] = np.nan if log else 0  # nothing is not drawn where it would be minus infinity
+        most = max(most, counts.max())
+        counts[counts == 0] = BELOW if log else 0
         figure.add_trace(go.Scatter(x=(bins[:-1] + bins[1:]) / 2, y=counts, name=f"{name} (n = {v.size:,})",
                                     mode="lines", line={"shape": "hvh", "color": colour}))
     for name, at in (lines or {}).items():
         figure.add_vline(at, line_dash="dash", annotation_text=f"{name} = {at:.4g}")
-    figure.update_yaxes(type="log" if log else "linear")
+    if log:  # an empty bin lies below the axis, so that a bin of one object beside it still stands up
+        figure.update_yaxes(type="log", range=[np.log10(0.7), np.log10(1.5 * most)])
     return Interactive(figure, plots.histogram(values, xlabel, log, lines))
 
 

@@ -176,7 +176,7 @@ def embed(viewer: Any, height_px: int) -> str:
 
         output.serve_kernel_port_as_iframe(port, path=f"/v/{viewer.token}/", height=str(height_px))
         return ""
-    url = address(port, viewer.token, os.environ, servers, has_proxy(), sys.modules)
+    url = address(port, viewer.token, os.environ, servers, has_proxy(servers), sys.modules)
     if url is None:
         return "<p>No 3D viewer here: jupyter-server-proxy is missing. The picture below shows the data.</p>"
     box = f'width="100%" height="{height_px}" style="border:1px solid #ccc"'
