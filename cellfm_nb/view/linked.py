@@ -18,6 +18,7 @@ from cellfm_nb.view.style import BLACK
 from cellfm_nb.view.volume import as_array, embed, kind, open_viewer, space, static
 from cellfm_nb.view.where import headless
 
+CHART_PX = 460  # half a notebook's page
 MAX_ROWS = 2_000  # lines of the table: more are slow to scroll
 SETTLED_S = 0.25  # the viewer has stopped moving for so long before anything is chosen
 
@@ -52,7 +53,7 @@ class LinkedView:
         paths, rows = path_trace(shown, self.spacing_um)
         ring = go.Scatter3d(x=[], y=[], z=[], mode="markers", hoverinfo="skip",
                             marker={"size": 12, "color": BLACK, "symbol": "circle-open"})
-        figure = go.FigureWidget([paths, ring], layout={**scene(told), "height": 430})
+        figure = go.FigureWidget([paths, ring], layout={**scene(told), "height": 430, "width": CHART_PX})
         figure.data[0].on_click(lambda trace, points, state: self._clicked(points.point_inds))
         return figure, rows
 
@@ -76,9 +77,8 @@ class LinkedView:
 
         self.line = w.HTML(self.selection.text())
         told = w.HTML(f"Table: {self._told}" if self._told else "")
-        right = w.VBox([self.table, told], layout={"width": "44%"})
-        wide = w.VBox([self.figure], layout={"width": "56%"})
-        return w.VBox([w.HTML(embed(self.viewer, height_px)), self.line, w.HBox([wide, right])])
+        beside = w.VBox([self.table, told], layout={"flex": "1 1 0", "min_width": "0"})
+        return w.VBox([w.HTML(embed(self.viewer, height_px)), self.line, w.HBox([self.figure, beside])])
 
     def _position(self) -> tuple[float, ...]:
         return tuple(self.viewer.shared_state.raw_state.get("position", ()))

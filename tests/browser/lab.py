@@ -108,6 +108,8 @@ class Browser:
         self.hosts, self.bytes = set(), 0
         self.context.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname))
         self.page = self.context.pages[0]
+        self.complaints = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.set_default_timeout(60_000)
         cdp = self.context.new_cdp_session(self.page)
         cdp.send("Network.enable")

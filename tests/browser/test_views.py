@@ -40,6 +40,8 @@ def lab(request, tmp_path_factory, finished_run, shots):
         browser.open(address)
         yield Lab(browser, request.param, finished_run, shots)
         strangers = browser.strangers()
+        print(f"{request.param}: JupyterLab weighs {browser.lab_bytes / 1e6:.1f} MB, with the notebooks and their "
+              f"views {browser.bytes / 1e6:.1f} MB; page errors: {browser.complaints or 'none'}")
         browser.context.close()
     assert not strangers, f"asked beyond this machine: {strangers}"
 
@@ -190,14 +192,15 @@ def near(position, row):
 def click_a_track(page, chart):
     """Search the 3D chart for a point with the mouse, click it, and return what hovering it said."""
     chart.scroll_into_view_if_needed()
+    chart.locator(".gl-container canvas").first.wait_for()
     box = chart.bounding_box()
-    for fy in np.linspace(0.35, 0.7, 12):
-        for fx in np.linspace(0.35, 0.65, 12):
+    for fy in np.linspace(0.35, 0.7, 14):
+        for fx in np.linspace(0.3, 0.7, 14):
             x, y = box["x"] + fx * box["width"], box["y"] + fy * box["height"]
             page.mouse.move(x, y)
-            time.sleep(0.1)
+            time.sleep(0.15)
             told = chart.locator(".hovertext, .infolayer .hoverlayer text")
-            if told.count() and (text := told.first.inner_text()).startswith("track"):
+            if told.count() and (text := told.first.text_content()).startswith("track"):
                 page.mouse.down()
                 page.mouse.up()
                 return text
