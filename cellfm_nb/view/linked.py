@@ -49,11 +49,13 @@ class LinkedView:
     def _chart(self) -> tuple[Any, np.ndarray]:
         import plotly.graph_objects as go
 
+        from cellfm_nb.view.chart import Chart
+
         shown, told = thinned(self.selection.tracks, MAX_3D)
         paths, rows = path_trace(shown, self.spacing_um)
         ring = go.Scatter3d(x=[], y=[], z=[], mode="markers", hoverinfo="skip",
                             marker={"size": 12, "color": BLACK, "symbol": "circle-open"})
-        figure = go.FigureWidget([paths, ring], layout={**scene(told), "height": 430, "width": CHART_PX})
+        figure = Chart([paths, ring], layout={**scene(told), "height": 430, "width": CHART_PX})
         figure.data[0].on_click(lambda trace, points, state: self._clicked(points.point_inds))
         return figure, rows
 

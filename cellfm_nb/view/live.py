@@ -100,11 +100,12 @@ class LiveCurves:
         return [[y for y in ys if y in known]] + [list(g) for g in self.health if self.ys and known & set(g)]
 
     def _empty_chart(self) -> Any:
-        import plotly.graph_objects as go
         from plotly.subplots import make_subplots
 
+        from cellfm_nb.view.chart import Chart
+
         panels = self._panels()
-        chart = go.FigureWidget(make_subplots(len(panels), 1, shared_xaxes=True, vertical_spacing=0.04))
+        chart = Chart(make_subplots(len(panels), 1, shared_xaxes=True, vertical_spacing=0.04))
         for row, names in enumerate(panels, 1):
             for name, colour in zip(names, cycle(len(names)), strict=True):
                 chart.add_scatter(name=name, mode="lines", line={"color": colour}, connectgaps=True, row=row, col=1)
