@@ -56,7 +56,8 @@ def scene(told: str = "") -> dict[str, Any]:
     axes = {f"{a}axis": {"title": f"{a} (µm)"} for a in "xyz"}
     axes["yaxis"]["autorange"] = "reversed"  # y runs down, as in every other picture
     return {**LOOK, "height": 480, "margin": {"l": 0, "r": 0, "t": 30, "b": 0}, "title": told,
-            "scene": {"aspectmode": "data", **axes}, "showlegend": False}
+            "scene": {"aspectmode": "data", "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 1.1}}, **axes},
+            "showlegend": False}
 
 
 def timeline(events: pd.DataFrame, truth: pd.DataFrame | None = None) -> Interactive:

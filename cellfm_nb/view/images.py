@@ -25,7 +25,6 @@ from cellfm_nb.view.canvas import (
     three_views,
 )
 from cellfm_nb.view.style import (
-    BRIGHT,
     ORANGE,
     STYLE,
     Picture,

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from cellfm_nb.view import plots
+from cellfm_nb.view import pixels, plots
 from cellfm_nb.view.canvas import edges, positions
 from cellfm_nb.view.style import ORANGE, Picture, contrast
 from cellfm_nb.view.where import headless
 
-WIDTH_PX = 480  # the picture is about so wide: pixels are repeated, never smoothed
 RING_PX = 3.5  # radius, in voxels
 MAX_VOXELS = 2**21  # of a crop that is computed anew while a slider moves
 
@@ -60,7 +59,7 @@ class Preview:
     def _build(self) -> Any:
         import ipywidgets as w
 
-        self.widgets = {"image": w.Image(format="png", width=WIDTH_PX), "text": w.HTML()}
+        self.widgets = {"image": w.Image(format="png", width=pixels.WIDTH_PX), "text": w.HTML()}
         for name, (low, high, default, *step) in self.sliders.items():
             whole = all(isinstance(v, int) for v in (low, high, default))
             make = w.IntSlider if whole else w.FloatSlider
@@ -135,22 +134,18 @@ def paint(crop: np.ndarray, found: np.ndarray, spacing_um: Sequence[float],
     from PIL import Image, ImageDraw
 
     image = crop.max(0)
-    low, high = contrast(image)
-    grey = (255 * np.clip((np.nan_to_num(image.astype(np.float32)) - low) / (high - low), 0, 1)).astype(np.uint8)
-    _, dy, dx = spacing_um
-    zoom = max(1, round(WIDTH_PX / grey.shape[1]))
-    size = (grey.shape[1] * zoom, max(1, round(grey.shape[0] * zoom * dy / dx)))
-    picture = Image.fromarray(grey).convert("RGB").resize(size, Image.Resampling.NEAREST)
+    picture = pixels.still(image, *contrast(image), spacing_um).convert("RGB")
+    factor = picture.width // image.shape[1]
     if found.ndim == 3:
         outline = Image.fromarray((255 * edges(found.max(0))).astype(np.uint8), "RGBA")
-        outline = outline.resize(size, Image.Resampling.NEAREST)
+        outline = outline.resize(picture.size, Image.Resampling.NEAREST)
         picture.paste(outline, mask=outline)
     else:
-        draw, scale = ImageDraw.Draw(picture), np.array(size[::-1]) / grey.shape  # pixels per voxel, y and x
+        draw = ImageDraw.Draw(picture)
         low = found[:, 1:] if box is not None else found[:, 1:] - RING_PX
         high = found[:, 1:] + (np.array(box[1:]) if box is not None else RING_PX + 1)
         shape = draw.rectangle if box is not None else draw.ellipse
-        for (y0, x0), (y1, x1) in zip(low * scale, high * scale, strict=True):
+        for (y0, x0), (y1, x1) in zip(low * factor, high * factor, strict=True):
             shape((x0, y0, x1 - 1, y1 - 1), outline=ORANGE, width=2)
     stream = io.BytesIO()
     picture.save(stream, "PNG")
