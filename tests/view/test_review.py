@@ -89,7 +89,7 @@ def test_linking_takes_what_was_said(tmp_path):
     scene = simulate_tracks(SceneConfig(shape=(10, 40, 144, 144), split_rate_s=0.02), seed=4)
     objects = scene.positions[scene.positions["visible"]].drop(columns="track_id")
     objects.to_parquet(tmp_path / "o.parquet")
-    paths = [tmp_path / n for n in ("tracks.csv", "events.csv", "scales.csv")]
+    paths = [tmp_path / n for n in ("tracks.csv", "events.csv", "scales.csv", "scales.json")]
     write_linking(*paths, tmp_path / "o.parquet", SPACING, 2.0)
     found = read_events(paths[1])
     assert len(found) and set(found["status"]) == {"candidate"}
