@@ -21,7 +21,7 @@ from cellfm_nb.segment import segment_bodies
 
 DATA = {"cells3d_bio_sample_data": ("nuclei.tif", "nuclei_label.tif", (0.29, 0.26, 0.26)),
         "stardist3d": ("img3d.tif", "mask3d.tif", (1.0, 1.0, 1.0))}
-TUNED = [(blur, apart) for blur in (1, 2, 4) for apart in (5, 10, 20)]
+TUNED = [(1, 5), (2, 5), (2, 10), (4, 10), (4, 20)]  # smoothing and distance of peaks, voxels
 
 
 def rows() -> Iterator[Row]:
