@@ -15,12 +15,27 @@ function start(model) {
   return started.get(model);
 }
 
+// In a tab that is not shown nothing has a size, and a 3D scene without a size stays empty.
+function shown(el) {
+  el.style.minWidth = el.style.minHeight = "1px";
+  return new Promise((done) => {
+    const watch = new ResizeObserver(() => {
+      if (el.clientWidth) {
+        watch.disconnect();
+        done();
+      }
+    });
+    watch.observe(el);
+  });
+}
+
 export default {
   initialize({ model }) {
     start(model);
   },
   async render({ model, el }) {
     const widget = await start(model);
+    await shown(el);
     return widget.render({ model, el });
   },
 };
