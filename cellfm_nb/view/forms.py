@@ -18,6 +18,7 @@ from cellfm_nb import profiles
 from cellfm_nb.atomic import write_json
 from cellfm_nb.errors import InputError
 from cellfm_nb.schema import SCHEMA, check_range
+from cellfm_nb.view.form_widgets import shown, widget_for
 from cellfm_nb.view.where import headless
 
 
@@ -170,35 +171,6 @@ class Form:
     def __repr__(self) -> str:
         rows = [f"{p.name:>16} = {self.values[p.name]!r:<14} {p.help}".rstrip() for p in self.parameters]
         return "\n".join([self.notebook.stem, *rows, self.command])
-
-
-def widget_for(p: Parameter, value: Any, profile_value: Any, w: Any) -> Any:
-    """Choose the widget of a parameter by its type and range: choices, yes or no, whole number, number, text.
-
-    Parameters: p; value, to begin with; profile_value, what None stands for, shown in the empty field; w, ipywidgets.
-    """
-    style = {"description": p.name, "style": {"description_width": "9em"}}
-    if p.choices:
-        return w.Dropdown(options=p.choices, value=value, **style)
-    if isinstance(p.default, bool):
-        return w.Checkbox(value=value, **style)
-    if isinstance(p.default, int | float):
-        limits = SCHEMA.get(p.name)
-        low, high = (limits.low, limits.high) if limits else (None, None)
-        whole = isinstance(p.default, int)
-        most = (2**53 if whole else 1e300)
-        make = w.BoundedIntText if whole else w.BoundedFloatText
-        return make(value=value, min=-most if low is None else low, max=most if high is None else high,
-                    continuous_update=False, **style)
-    hint = "" if p.default is not None or profile_value is None else f"{profile_value} (profile)"
-    return w.Text(value=shown(value), placeholder=hint, continuous_update=False, **style)
-
-
-def shown(value: Any, widget: Any = None) -> Any:
-    """Return a value as a widget takes it: in a text field None is empty."""
-    if widget is not None and not isinstance(widget.value, str):
-        return value
-    return "" if value is None else str(value)
 
 
 def typed(text: str, p: Parameter) -> Any:
