@@ -200,7 +200,10 @@ def click_a_track(page, chart):
             time.sleep(0.15)
             told = chart.locator(".hovertext, .infolayer .hoverlayer text")
             if told.count() and (text := told.first.text_content()).startswith("track"):
-                page.mouse.down()
-                page.mouse.up()
+                for _ in range(3):  # the scene looks at the button once a picture: a slow one misses short clicks
+                    page.mouse.down()
+                    time.sleep(0.4)
+                    page.mouse.up()
+                    time.sleep(0.4)
                 return text
     raise AssertionError("no track under the mouse")
