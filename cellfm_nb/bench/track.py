@@ -40,6 +40,7 @@ def rows() -> Iterator[Row]:
     from cellfm_nb.bench.track_movies import image_rows, virus_rows
 
     yield from scene_rows()
+    yield from ablation_rows()
     yield from cloud_rows()
     yield from time_rows()
     yield from virus_rows()
@@ -84,6 +85,22 @@ def scene_rows() -> Iterator[Row]:
             for metric, better in METRICS.items():
                 yield over_seeds(title, metric, better, {k: [row[metric] for row in v] for k, v in shown.items()},
                                  TARGETS.get((scene, identity), {}).get(metric))
+
+
+def ablation_rows() -> Iterator[Row]:
+    """Dense, true positions: what is lost without each idea; the "peers" are ours without it."""
+    without = {"ours": {}, "no light": {"identity": "none"}, "no events": {"events": False},
+               "no memory": {"max_gap_frames": 0}, "no light, no events": {"identity": "none", "events": False}}
+    config, found = scenario("dense"), {}
+    for seed in SEEDS:
+        truth = simulate_tracks(config, seed)
+        table = objects_of(truth.positions, seed)
+        for name, options in without.items():
+            linked = link_objects(table, config.spacing_um, config.dt_s, **options)
+            found.setdefault(name, []).append(_scene_score(truth, linked.tracks, linked.events))
+    for metric in ("link_f1", "id_switches", "hota", "split_f1", "merge_f1"):
+        values = {name: [row[metric] for row in got] for name, got in found.items()}
+        yield over_seeds("dense, without an idea", metric, METRICS[metric], values)
 
 
 def _scene_score(truth, tracks: pd.DataFrame, events: pd.DataFrame | None = None) -> dict:
