@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellfm_nb.bench import ssl_ablation, ssl_data, ssl_variants
+from cellfm_nb.bench import ssl_ablation, ssl_bound, ssl_data, ssl_variants
 from cellfm_nb.bench.ssl_variants import VARIANTS, Variant
 from cellfm_nb.encoder import Encoder
 from cellfm_nb.pretrain import PretrainSettings, losses, masks, student_teacher
@@ -46,6 +46,21 @@ def test_noise_is_what_each_way_of_normalising_says(way):
     counts = 100 + 5 * rng(0, "counts").normal(size=(20, 40, 40)).astype(np.float32)
     volume, unit = ssl_data.WAYS[way](counts, Noise())
     assert volume.std() == pytest.approx(unit, rel=0.1)
+
+
+def test_a_point_source_is_one_place_and_noise_is_none():
+    from scipy.ndimage import gaussian_filter
+
+    known = rng(0, "noise").normal(size=(24, 40, 40)).astype(np.float32)
+    ground = np.full(known.shape, 100.0, np.float32)
+    quiet = ssl_bound.posterior(ssl_bound.Frame(known, known, ground, ground > 0))
+    source = np.zeros_like(known)
+    source[12, 20, 20] = 1
+    source = gaussian_filter(source, ssl_data.SIGMA_PX)
+    known += 4 * source / source.max()
+    lit = ssl_bound.posterior(ssl_bound.Frame(known, known, ground, ground > 0))
+    assert quiet.max() < 0.5 and 0.9 < lit[11:14, 18:23, 18:23].sum() < 1.1
+    assert np.unravel_index(lit.argmax(), lit.shape) == (12, 20, 20)
 
 
 def runs(*values, **more):

@@ -35,6 +35,7 @@ BENCHES = {
     "segment": "finding puncta in simulated movies against trackpy, LoG maxima and Voronoi-Otsu: F1, AP50, time",
     "segment_bodies": "nuclei with labels against scikit-image's watershed, as it is and tuned: AP50, AP75",
     "ssl": "a linear probe on the trained encoder against hand-made floors, the seed's recipe, a supervised one: AP",
+    "ssl_bound": "the same question put to observers who know the background, the PSF and the brightness: AP",
     "ssl_ablation": "each choice of pretraining against its reference, claim by claim: AP, RankMe, entropy, spread",
     "track": "linking puncta, clouds, viruses, detections against trackpy, laptrack, Hungarian, Kalman: scores, time",
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -118,10 +118,7 @@ def probe(describe: Describe, patch: Triple, snr: float, way: str = "ours", box:
     way of normalising; box (z, y, x), look at the middle of each frame alone (None: at all of it).
     A cell takes the score of the token that holds its centre.
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import average_precision_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     def frames(seed: int, which: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
         volumes, masks, _ = movies(seed, snr, which, way)
@@ -134,9 +131,9 @@ def probe(describe: Describe, patch: Triple, snr: float, way: str = "ours", box:
         at = [((np.arange(-(-n // c)) + 0.5) * c // p).astype(int) for n, c, p in zip(shape, CELL, patch, strict=True)]
         return scores.reshape(grid)[np.ix_(*at)].ravel()
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=300))
     seen = frames(PROBE, PROBE_FRAMES)
-    model.fit(np.concatenate([rows for rows, _ in seen]), np.concatenate([foreground(mask, patch) for _, mask in seen]))
+    model = fit(np.concatenate([rows for rows, _ in seen]),
+                np.concatenate([foreground(mask, patch) for _, mask in seen]))
     found = []
     for seed in UNSEEN:
         told = [(model.decision_function(rows), mask) for rows, mask in frames(seed, UNSEEN_FRAMES)]
@@ -145,6 +142,15 @@ def probe(describe: Describe, patch: Triple, snr: float, way: str = "ours", box:
             for scores, mask in told), strict=True))
         found.append((average_precision_score(token_truth, tokens), average_precision_score(cell_truth, cells)))
     return Precision(*(float(value) for value in np.mean(found, axis=0)))
+
+
+def fit(rows: np.ndarray, truth: NDArray[np.bool_]) -> Any:
+    """Return the logistic regression, on standardised rows (n, d), that tells which of them hold an object."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=300)).fit(rows, truth)
 
 
 def middle(shape: tuple[int, ...], box: Triple | None) -> tuple[slice, ...]:

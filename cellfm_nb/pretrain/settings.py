@@ -31,6 +31,8 @@ class PretrainSettings:
     gram: weight of the loss that keeps the patches as alike as an earlier teacher saw them; gram_every, steps between
     two such anchors, none before the first. decorrelate: weight of the covariance of patches with their position, which
     is small (1e-5 untrained): it acts by the thousand. merged_heads: one head for CLS and patches.
+    checkpointing: make the student's activations again in the backward pass instead of keeping them: less memory, a
+    third more time, the same gradients.
     """
 
     steps: int = 320
@@ -79,6 +81,7 @@ class PretrainSettings:
     gram_every: int = 100
     decorrelate: float = 0.0
     merged_heads: bool = False
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for name in ("global_shape", "local_shape", "mask_ratio", "noise", "brightness", "gamma"):

@@ -34,6 +34,7 @@ class Trainer:
         self.mine = range(rank * s.batch // world, (rank + 1) * s.batch // world)  # of each global batch
         self.crops, self.config, self.s, self.seed, self.device = crops, config, s, seed, torch.device(device)
         self.model = StudentTeacher(config, s, seed).to(self.device).train()
+        self.model.student.encoder.checkpointing = s.checkpointing
         groups = schedules.parameter_groups(self.model, s.filter_lr, s.layer_decay)
         self.names = [name for group in groups for name in group.pop("names")]
         self.optimiser = torch.optim.AdamW(groups, lr=s.lr, betas=(0.9, 0.999), foreach=True)

@@ -128,6 +128,15 @@ def test_each_option_changes_what_is_learnt():
         assert np.isfinite(log["loss"]).all() and not same(encoder, plain), name
 
 
+def test_activations_made_again_teach_the_same(monkeypatch):
+    from cellfm_nb.encoder import vit
+
+    calls, real = [], vit.checkpoint
+    monkeypatch.setattr(vit, "checkpoint", lambda *a, **k: calls.append(1) or real(*a, **k))
+    kept, again = (pretrain(spots(), CONFIG, replace(S, steps=2, checkpointing=c), seed=1)[0] for c in (False, True))
+    assert same(kept, again) and len(calls) == 2 * 2 * CONFIG.depth  # global and local views, the teacher not
+
+
 def test_options_together_and_a_resume_between_two_anchors(tmp_path):  # T2
     s, config = replace(S, **OPTIONS), replace(CONFIG, drop_path=0.3)
     whole, log = pretrain(spots(), config, s, seed=1)
