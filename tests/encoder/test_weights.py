@@ -10,6 +10,7 @@ import torch
 from cellfm_nb.encoder import Encoder, EncoderConfig, weights
 from cellfm_nb.errors import InputError
 from cellfm_nb.manifest import load_manifest
+from cellfm_nb.seeds import torch_rng
 
 CONFIG = EncoderConfig(width=32, depth=1, heads=2, registers=1)
 
@@ -106,3 +107,15 @@ def test_packaged_weights_are_whole_small_listed_and_described(name):
     assert listed.sha256 == hashlib.sha256(data).hexdigest() and listed.bytes == len(data) <= 15e6
     assert (folder / "README.md").read_text().startswith(f"# Encoder {name}")
     assert Encoder.from_pretrained(name).n_parameters > 0
+
+
+def test_the_small_encoder_of_the_package_sees_a_punctum():
+    encoder = Encoder.from_pretrained("puncta_small")
+    noise = torch.randn(1, 1, 16, 48, 48, generator=torch_rng(0, "noise"))
+    lit = noise.clone()
+    lit[0, 0, 9:11, 27:30, 27:30] += 8  # all of it in one token of (4, 8, 8)
+    with torch.inference_mode():
+        change = (encoder(lit).patches - encoder(noise).patches).norm(dim=-1)[0]
+    assert change.argmax() == 2 * 36 + 3 * 6 + 3 and change.max() > 2 * change.median()
+    card = json.loads((weights.PACKAGED / "puncta_small" / "config.json").read_text())
+    assert {"data", "figures", "limits", "licence"} <= set(card["trained_on"])
