@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from cellfm_nb.segment.filters import check_volume, expand_blocks, local_background, matched_filter
+from cellfm_nb.segment.filters import along, check_volume, interpolation_matrix, matched_filter, smooth_background
 
 OWN_SIZE = (0.3, 0.85)                                      # object sizes looked for, in units of the lateral PSF sigma
 BACKGROUNDS = (3.0, 2.0)                                    # its Gaussian, in units of the PSF sigma
@@ -29,30 +29,46 @@ class ScoreMap:
     noise: float
 
 
-def standardise(z: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, float]:
+def standardise(z: np.ndarray, block: np.ndarray, stride: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the map with its local median removed and divided by the spread of its lower half, and that spread.
 
     Objects only ever add light: the lower half of the histogram is noise whatever the foreground share (Efron's
     empirical null). The median is local, the spread is one number, half local where noise varies over the field.
     """
-    median, low = block_quantiles(z, block, (0.5, 0.16))
+    (median, low), centre = block_quantiles(z, block, stride, (0.5, 0.16))
     spread = np.maximum(median - low, 1e-6)
     typical = float(np.median(spread))
-    scale = np.sqrt(spread * typical)                        # half local: a block holds few independent voxels
-    return (z - expand_blocks(median, block, z.shape)) / expand_blocks(scale, block, z.shape), typical
+    scale = 1 / np.sqrt(spread * typical)                    # half local: a block holds few independent voxels
+    return (z - spread_out(median, centre, z.shape)) * spread_out(scale, centre, z.shape), typical
 
 
-def block_quantiles(volume: np.ndarray, block: np.ndarray, levels: Sequence[float]) -> list[np.ndarray]:
-    """Return a coarse map (one value a block, smoothed over its neighbours) for each quantile level."""
-    starts = [np.arange(0, n, b) for n, b in zip(volume.shape, block, strict=True)]
-    out = np.empty((len(levels), *map(len, starts)), np.float32)
-    for i, z in enumerate(starts[0]):
-        for j, y in enumerate(starts[1]):
-            for k, x in enumerate(starts[2]):
-                cell = volume[z : z + block[0], y : y + block[1], x : x + block[2]]
-                at = [int(level * (cell.size - 1)) for level in levels]
-                out[:, i, j, k] = np.partition(cell.ravel(), at)[at]
-    return [uniform_filter(level, 3, mode="nearest") for level in out]
+def block_quantiles(
+    volume: np.ndarray, block: np.ndarray, stride: np.ndarray, levels: Sequence[float]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return a coarse map (one value a block, smoothed over its neighbours) for each quantile level, and its centres.
+
+    Blocks of one size cover the volume, overlapping a little where it is no multiple of them. In a filtered map
+    neighbours say the same, so every `stride`-th voxel tells enough.
+    """
+    index, centre = [], []
+    for n, b, s in zip(volume.shape, block, stride, strict=True):
+        size = min(b, n)
+        start = np.rint(np.linspace(0, n - size, -(-n // size))).astype(int)
+        index.append(start[:, None] + np.arange(0, size, s))
+        centre.append(start + (size - 1) / 2)
+    cells = volume[np.ix_(*(i.ravel() for i in index))].reshape([k for i in index for k in i.shape])
+    cells = cells.transpose(0, 2, 4, 1, 3, 5).reshape(-1, np.prod([i.shape[1] for i in index]))
+    at = [int(level * (cells.shape[1] - 1)) for level in levels]
+    cells.partition(at, axis=1)
+    coarse = (cells[:, k].reshape([len(i) for i in index]) for k in at)
+    return [uniform_filter(level, 3, mode="nearest") for level in coarse], centre
+
+
+def spread_out(coarse: np.ndarray, centre: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """Return values at the blocks' centres interpolated at voxels."""
+    for axis in range(3):
+        coarse = along(coarse, interpolation_matrix(centre[axis], shape[axis]), axis)
+    return coarse
 
 
 def score_map(
@@ -73,16 +89,16 @@ def score_map(
     v, spacing = check_volume(volume, spacing_um)
     psf = np.asarray(sigma_um, float)
     block = np.maximum(np.rint(12 * psf / spacing), 8).astype(int)
+    stride = np.maximum(np.rint(1.5 * psf / spacing), 1).astype(int)
     rest = v - model
     background = background_of(rest, spacing, psf, width)
     rest -= background
-    maps = [standardise(matched_filter(rest, spacing, np.sqrt(psf**2 + (s * psf[-1]) ** 2)), block) for s in OWN_SIZE]
-    z = np.stack([m for m, _ in maps])
-    return ScoreMap(z.max(0), (-z).max(0), z.argmax(0).astype(np.uint8), background,
-                    float(np.mean([noise for _, noise in maps])))
+    (small, noise), (large, more) = (
+        standardise(matched_filter(rest, spacing, np.hypot(psf, own * psf[-1])), block, stride) for own in OWN_SIZE)
+    return ScoreMap(np.maximum(small, large), -np.minimum(small, large), (large > small).view(np.uint8), background,
+                    (noise + more) / 2)
 
 
 def background_of(rest: np.ndarray, spacing: np.ndarray, psf: np.ndarray, width: float) -> np.ndarray:
     """Return the local background of what no blob explains, `width` PSF sigma wide and .7 of that deep."""
-    wide = np.maximum(width * np.array([0.7, 1.0, 1.0]) * psf, 2 * spacing)
-    return local_background(rest, np.ones_like(rest), spacing, wide)
+    return smooth_background(rest, spacing, np.maximum(width * np.array([0.7, 1.0, 1.0]) * psf, 2 * spacing))

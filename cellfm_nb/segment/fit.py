@@ -71,15 +71,55 @@ def shapes(offset: np.ndarray, inside: np.ndarray, sigma_px: np.ndarray) -> np.n
     return np.exp(-0.5 * (u**2).sum(0)) * inside
 
 
+@dataclass(frozen=True)
+class Boxes:
+    """The voxels that N blobs are fitted to: one index (N, K_axis) an axis, and which of them lie inside the volume."""
+
+    index: list[np.ndarray]
+    inside: list[np.ndarray]
+    shape: tuple[int, ...]
+
+    def flat(self, part: np.ndarray) -> np.ndarray:
+        """Return (n, Kz, Ky, Kx) positions in the raveled volume."""
+        z, y, x = (np.clip(i[part], 0, n - 1) for i, n in zip(self.index, self.shape, strict=True))
+        row = (z * self.shape[1])[:, :, None] + y[:, None]
+        return (row * self.shape[2])[..., None] + x[:, None, None]
+
+
+def boxes_around(blobs: Blobs, shape: tuple[int, ...], sigma_px: np.ndarray, limit_px: np.ndarray) -> Boxes:
+    """Return boxes that reach 2.5 sigma of the larger blobs, but not more than the limit.
+
+    A blob much larger than the PSF is fitted by its middle.
+    """
+    reach = np.ceil(2.5 * np.minimum(np.quantile(sigma_px, 0.9, axis=0), limit_px)).astype(int)
+    middle = np.rint(blobs.position).astype(int)
+    index = [middle[:, [a]] + np.arange(-reach[a], reach[a] + 1) for a in range(3)]
+    return Boxes(index, [(i >= 0) & (i < n) for i, n in zip(index, shape, strict=True)], shape)
+
+
+def profiles(blobs: Blobs, boxes: Boxes, sigma_px: np.ndarray, part: np.ndarray) -> tuple[list, list]:
+    """Return the blobs' Gaussians along each axis (n, K), 0 outside the volume, and the distances from the centre."""
+    away = [boxes.index[a][part] - blobs.position[part, a, None] for a in range(3)]
+    return [np.exp(-0.5 * (away[a] / sigma_px[part, a, None]) ** 2) * boxes.inside[a][part] for a in range(3)], away
+
+
+def add_blobs(volume: np.ndarray, blobs: Blobs, boxes: Boxes, sigma_px: np.ndarray, sign: float = 1.0) -> None:
+    """Add the blobs' light to a float32 volume, in place."""
+    flat = volume.reshape(-1)
+    for part in chunks(len(blobs)):
+        (z, y, x), _ = profiles(blobs, boxes, sigma_px, part)
+        plane = (sign * blobs.amplitude[part, None] * z)[:, :, None] * y[:, None]
+        light = plane.astype(np.float32)[..., None] * x.astype(np.float32)[:, None, None]
+        np.add.at(flat, boxes.flat(part).ravel(), light.ravel())
+
+
 def render(blobs: Blobs, shape: tuple[int, ...], spacing_um: np.ndarray, sigma_um: np.ndarray) -> np.ndarray:
     """Return the sum of the blobs as a float32 volume."""
-    out = np.zeros(int(np.prod(shape)), np.float64)
-    sigma = blobs.sigma_px(spacing_um, sigma_um)
-    for part in chunks(len(blobs)):
-        flat, inside, offset = patch_grid(blobs.take(part), shape, sigma[part], 1.5 * sigma_um / spacing_um)
-        g = shapes(offset, inside, sigma[part]) * blobs.amplitude[part, None]
-        out += np.bincount(flat.ravel(), g.ravel(), minlength=out.size)
-    return out.reshape(shape).astype(np.float32)
+    out = np.zeros(shape, np.float32)
+    if len(blobs):
+        sigma = blobs.sigma_px(spacing_um, sigma_um)
+        add_blobs(out, blobs, boxes_around(blobs, shape, sigma, 1.5 * sigma_um / spacing_um), sigma)
+    return out
 
 
 def chunks(n: int) -> list[np.ndarray]:
@@ -108,42 +148,58 @@ def joint_fit(
     """
     if not len(blobs):
         return blobs
-    lateral = sigma_um[-1] ** 2
-    prior_mean, prior_precision = 0.3 * lateral, 1 / (0.3 * lateral) ** 2
-    start = blobs.position.copy()
+    start, reach = blobs.position.copy(), 1.5 * sigma_um / spacing_um
+    sigma = blobs.sigma_px(spacing_um, sigma_um)
+    boxes = boxes_around(blobs, volume.shape, sigma, reach)
+    residual = np.array(volume, np.float32)
+    add_blobs(residual, blobs, boxes, sigma, -1)
     for sweep in range(sweeps):
-        residual = (volume - render(blobs, volume.shape, spacing_um, sigma_um)).ravel()
-        new = [newton_step(residual, blobs.take(part), volume.shape, spacing_um, sigma_um, noise, prior_mean,
-                           prior_precision, damping=0.7 if sweep < sweeps - 1 else 0.0) for part in chunks(len(blobs))]
-        blobs = new[0]
-        for more in new[1:]:
-            blobs = blobs.join(more)
-        reach = 1.5 * sigma_um / spacing_um                 # a blob that wants to go further is another blob
-        blobs.position = np.clip(blobs.position, start - reach, start + reach)
-    return blobs
+        last = sweep == sweeps - 1                          # it moves nothing: the uncertainties at the optimum
+        new = [newton_step(residual, blobs, boxes, part, spacing_um, sigma_um, noise, damping=0.0 if last else 0.7)
+               for part in chunks(len(blobs))]
+        new = Blobs(*(np.concatenate([getattr(b, f) for b in new]) for f in Blobs.__dataclass_fields__))
+        if last:
+            return new
+        new.position = np.clip(new.position, start - reach, start + reach)    # one that goes further is another blob
+        add_blobs(residual, blobs, boxes, sigma)
+        blobs, sigma = new, new.sigma_px(spacing_um, sigma_um)
+        add_blobs(residual, blobs, boxes, sigma, -1)
 
 
 def newton_step(
-    residual: np.ndarray, blobs: Blobs, shape: tuple[int, ...], spacing_um: np.ndarray, sigma_um: np.ndarray,
-    noise: float, prior_mean: float, prior_precision: float, damping: float,
+    residual: np.ndarray, blobs: Blobs, boxes: Boxes, part: np.ndarray, spacing_um: np.ndarray, sigma_um: np.ndarray,
+    noise: float, damping: float,
 ) -> Blobs:
-    """Return the blobs after one damped step on (amplitude, z, y, x, extra), with uncertainties."""
-    sigma = blobs.sigma_px(spacing_um, sigma_um)                                      # N, 3
-    flat, inside, offset = patch_grid(blobs, shape, sigma, 1.5 * sigma_um / spacing_um)
-    g = shapes(offset, inside, sigma)                                                 # N, K
-    ag = g * blobs.amplitude[:, None]
-    u = offset / sigma.T[:, :, None] ** 2                                             # 3, N, K
-    grow = 0.5 * ((u / spacing_um[:, None, None]) ** 2).sum(0) * ag                   # d model / d extra (um^2)
-    jacobian = np.stack([g, ag * u[0], ag * u[1], ag * u[2], grow], axis=-1)          # N, K, 5
-    information = np.einsum("nki,nkj->nij", jacobian, jacobian) / noise**2            # N, 5, 5
-    gradient = np.einsum("nki,nk->ni", jacobian, residual[flat] * inside) / noise**2  # N, 5
+    """Return a part of the blobs after one damped step on (amplitude, z, y, x, extra), with uncertainties.
+
+    The Jacobian is never formed: each derivative of a Gaussian is itself times a polynomial, so all sums over a box are
+    products of one-dimensional moments.
+    """
+    sigma = blobs.sigma_px(spacing_um, sigma_um)
+    g, away = profiles(blobs, boxes, sigma, part)
+    blobs, sigma = blobs.take(part), sigma[part]
+    lateral = sigma_um[-1] ** 2
+    prior_mean, prior_precision = 0.3 * lateral, 1 / (0.3 * lateral) ** 2
+    slopes = derivatives(blobs.amplitude, sigma, spacing_um)
+    # of g^2, moment by moment an axis; of the residual, all axes' moments up to the second at once
+    square = [np.stack([(g[a] ** 2 * away[a] ** k).sum(1) for k in range(5)], 1) for a in range(3)]
+    light = residual.reshape(-1)[boxes.flat(part)]
+    for a in (2, 1, 0):
+        powers = np.stack([g[a], g[a] * away[a], g[a] * away[a] ** 2], 1).astype(np.float32)
+        light = contract(light, powers, a)
+    information, gradient = np.zeros((len(blobs), 5, 5)), np.zeros((len(blobs), 5))
+    for i, terms in enumerate(slopes):
+        gradient[:, i] = sum(c * light[(slice(None), *k)] for c, k in terms) / noise**2
+        for j in range(i, 5):
+            moment = sum(c * d * np.prod([square[a][:, k[a] + m[a]] for a in range(3)], axis=0)
+                         for c, k in terms for d, m in slopes[j])
+            information[:, i, j] = information[:, j, i] = moment / noise**2
     information[:, 4, 4] += prior_precision
     gradient[:, 4] += prior_precision * (prior_mean - blobs.extra)
     information[:, range(5), range(5)] *= 1 + 1e-6
     information[:, range(1, 4), range(1, 4)] += 1e-6                                  # a vanished blob has no place
     covariance = np.linalg.inv(information)
     step = damping * np.einsum("nij,nj->ni", covariance, gradient)
-    lateral = sigma_um[-1] ** 2
     sd = np.sqrt(np.maximum(covariance[:, range(5), range(5)], 0))
     # mass = amplitude x product of sigmas: its logarithm's slope along amplitude and along extra
     slope = np.stack([1 / blobs.amplitude, 0.5 * (1 / (sigma * spacing_um) ** 2).sum(1)], 1)             # N, 2
@@ -154,3 +210,18 @@ def newton_step(
         extra=np.clip(blobs.extra + np.clip(step[:, 4], -0.5 * lateral, 0.5 * lateral), 0.0, 6 * lateral),
         sd_position=sd[:, 1:4], sd_amplitude=sd[:, 0], sd_log_mass=np.sqrt(np.maximum(log_mass, 0)),
     )
+
+
+def contract(light: np.ndarray, powers: np.ndarray, axis: int) -> np.ndarray:
+    """Return (N, ...) light with one axis' K voxels replaced by their three moments (N, 3, K)."""
+    n, shape = len(light), light.shape[1:]
+    flat = light.reshape(n, int(np.prod(shape[:axis])), shape[axis], -1)
+    return (powers[:, None] @ flat).reshape(n, *shape[:axis], 3, *shape[axis + 1 :])
+
+
+def derivatives(amplitude: np.ndarray, sigma_px: np.ndarray, spacing_um: np.ndarray) -> list[list[tuple]]:
+    """Return, for each of (amplitude, z, y, x, extra), the terms (factor, powers of z, y, x) that multiply g."""
+    unit = np.eye(3, dtype=int)
+    place = [[(amplitude / sigma_px[:, a] ** 2, tuple(unit[a]))] for a in range(3)]
+    grow = [(0.5 * amplitude / (sigma_px[:, a] ** 4 * spacing_um[a] ** 2), tuple(2 * unit[a])) for a in range(3)]
+    return [[(np.ones_like(amplitude), (0, 0, 0))], *place, grow]

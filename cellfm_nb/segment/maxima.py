@@ -12,12 +12,16 @@ def footprint_size(spacing: np.ndarray, psf: np.ndarray) -> tuple[int, ...]:
 
 def local_maxima(z: np.ndarray, size: tuple[int, ...], floor: float) -> np.ndarray:
     """Return (N, 3) integer voxels that are the highest of their box and above the floor, best first."""
-    peak = np.argwhere(z > floor)
-    height, limit = z[tuple(peak.T)], np.array(z.shape) - 1
-    for offset in sorted(np.ndindex(*size), key=lambda o: np.abs(np.subtract(o, np.array(size) // 2)).sum()):
-        near = np.clip(peak + offset - np.array(size) // 2, 0, limit)
-        highest = height >= z[tuple(near.T)]                # the nearest neighbours leave few to compare with the rest
-        peak, height = peak[highest], height[highest]
+    reach = np.array(size) // 2
+    wide = np.pad(z, [(r, r) for r in reach], constant_values=-np.inf)
+    flat = wide.ravel()
+    at = np.flatnonzero(flat > floor)
+    height = flat[at]
+    for offset in sorted(np.ndindex(*size), key=lambda o: np.abs(o - reach).sum())[1:]:
+        step = np.ravel_multi_index(offset, wide.shape) - np.ravel_multi_index(reach, wide.shape)
+        highest = height >= flat[at + step]                 # the nearest neighbours leave few to compare with the rest
+        at, height = at[highest], height[highest]
+    peak = np.stack(np.unravel_index(at, wide.shape), 1) - reach
     return peak[np.argsort(-height, kind="stable")]
 
 

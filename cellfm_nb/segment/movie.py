@@ -15,7 +15,8 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.segment.blobs import Look, eye_norm, look, spots_table
 from cellfm_nb.segment.filters import block_mean, check_volume, expand_blocks
 from cellfm_nb.segment.fit import joint_fit, start_blobs
-from cellfm_nb.segment.paths import Path, PathFinder, Soft, World
+from cellfm_nb.segment.links import Soft, World
+from cellfm_nb.segment.paths import Path, PathFinder
 from cellfm_nb.segment.threshold import q_values
 
 WINDOW, MARGIN = 24, 6                                      # frames judged together, the outer ones for context alone
