@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
 from cellfm_nb.segment.evidence import BACKGROUNDS, OWN_SIZE, ScoreMap, background_of, score_map
@@ -19,16 +18,21 @@ from cellfm_nb.segment.threshold import DecoyLaw, fdr_threshold, fit_decoys, q_v
 MISFIT = ((0.7, 0.2), (1.6, 0.06), (2.2, 0.03))             # up to so many FWHM from a blob, this share of its score
 FLOOR = 2.5                                                 # maxima below this z are no candidates
 FWHM = 2.3548
-SWEEPS = (5, 3)                                             # of the fit, before and after the background is renewed
+SWEEPS = (4, 2)                                             # of the fit, before and after the background is renewed
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Maxima of the score map: (N, 3) sub-voxel positions, scores, index of the best scale, and the decoys' law."""
+    """Maxima of the score map: (N, 3) sub-voxel positions, scores, index of the best scale.
+
+    And the decoys, maxima of the sign-flipped map: (M, 3) voxels, scores, their law.
+    """
 
     position: np.ndarray
     score: np.ndarray
     scale: np.ndarray
+    decoy_position: np.ndarray
+    decoy_score: np.ndarray
     law: DecoyLaw
 
 
@@ -36,8 +40,9 @@ def find_candidates(evidence: ScoreMap, size: tuple[int, ...]) -> Candidates:
     """Return the candidates of a volume and the law of false ones, from its own sign-flipped map."""
     peak = local_maxima(evidence.z, size, FLOOR)
     decoy = local_maxima(evidence.flipped, size, FLOOR)
+    false = evidence.flipped[tuple(decoy.T)]
     return Candidates(peak + parabolic_offset(evidence.z, peak), evidence.z[tuple(peak.T)],
-                      evidence.scale[tuple(peak.T)], fit_decoys(evidence.flipped[tuple(decoy.T)], FLOOR))
+                      evidence.scale[tuple(peak.T)], decoy, false, fit_decoys(false, FLOOR))
 
 
 def discount(
@@ -53,17 +58,22 @@ def discount(
     if not len(found) or not len(out):
         return out
     position = candidates.position
-    trough = maximum_filter(flipped, tuple(2 * int(np.ceil(0.8 * u)) + 1 for u in unit))
-    at = np.clip(np.rint(position).astype(int), 0, np.array(flipped.shape) - 1)
-    depth = np.maximum(trough[tuple(at.T)] - 3.5, 0)         # beyond what noise alone digs
     near = cKDTree(found.position / unit).query_ball_point(position / unit, MISFIT[-1][0])
-    for row, neighbours in enumerate(near):
-        if neighbours:
-            distance = np.linalg.norm((found.position[neighbours] - position[row]) / unit, axis=1)
-            zone = np.searchsorted([reach for reach, _ in MISFIT], distance)
-            share = np.array([share for _, share in MISFIT])[zone]
-            out[row] -= (share * score[neighbours]).max() + depth[row] + 2.5 * (distance.min() < MISFIT[0][0])
+    rows = np.flatnonzero([len(n) > 0 for n in near])
+    depth = np.maximum(trough(flipped, position[rows], np.ceil(0.8 * unit).astype(int)) - 3.5, 0)   # noise digs that
+    for row, deep in zip(rows, depth, strict=True):
+        distance = np.linalg.norm((found.position[near[row]] - position[row]) / unit, axis=1)
+        zone = np.searchsorted([reach for reach, _ in MISFIT], distance)
+        share = np.array([share for _, share in MISFIT])[zone]
+        out[row] -= (share * score[near[row]]).max() + deep + 2.5 * (distance.min() < MISFIT[0][0])
     return out
+
+
+def trough(flipped: np.ndarray, position: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Return (N,) the highest value of the sign-flipped map within `reach` voxels of each position."""
+    middle = np.rint(position).astype(int)
+    z, y, x = (np.clip(middle[:, [a]] + np.arange(-reach[a], reach[a] + 1), 0, flipped.shape[a] - 1) for a in range(3))
+    return flipped[z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]].max((1, 2, 3), initial=-np.inf)
 
 
 @dataclass(frozen=True)
@@ -105,10 +115,10 @@ def look(
         for sweeps in SWEEPS:                               # a background without the blobs, and once more with that
             blobs = joint_fit(flat, blobs, spacing, psf, max(evidence.noise, 1.0), sweeps)
             model = render(blobs, volume.shape, spacing, psf)
-            flat = volume - background_of(volume - model, spacing, psf, width) if len(blobs) else flat
-    decoy = local_maxima(evidence.flipped, size, FLOOR)
-    return Look(blobs, score, candidates.position[~new], value[~new], own[~new], candidates.law, decoy,
-                evidence.flipped[tuple(decoy.T)], flat.astype(np.float16), max(evidence.noise, 1.0))
+            if new.any():
+                flat = volume - background_of(volume - model, spacing, psf, width)
+    return Look(blobs, score, candidates.position[~new], value[~new], own[~new], candidates.law,
+                candidates.decoy_position, candidates.decoy_score, flat.astype(np.float16), max(evidence.noise, 1.0))
 
 
 def detect(

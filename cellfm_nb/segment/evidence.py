@@ -30,7 +30,7 @@ class ScoreMap:
 
 
 def standardise(z: np.ndarray, block: np.ndarray, stride: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the map with its local median removed and divided by the spread of its lower half, and that spread.
+    """Take the local median from the map, divide it by the spread of its lower half; return it and that spread.
 
     Objects only ever add light: the lower half of the histogram is noise whatever the foreground share (Efron's
     empirical null). The median is local, the spread is one number, half local where noise varies over the field.
@@ -39,7 +39,9 @@ def standardise(z: np.ndarray, block: np.ndarray, stride: np.ndarray) -> tuple[n
     spread = np.maximum(median - low, 1e-6)
     typical = float(np.median(spread))
     scale = 1 / np.sqrt(spread * typical)                    # half local: a block holds few independent voxels
-    return (z - spread_out(median, centre, z.shape)) * spread_out(scale, centre, z.shape), typical
+    z -= spread_out(median, centre, z.shape)
+    z *= spread_out(scale, centre, z.shape)
+    return z, typical
 
 
 def block_quantiles(

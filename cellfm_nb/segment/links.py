@@ -32,13 +32,15 @@ class World:
     """What a path is weighed against.
 
     floor : lowest score of a candidate; clutter : coefficients of log density of false candidates, per um^3 and unit
-    of score, a quadratic in the score; density : objects per um^3 expected; slow_um, fast_um : standard deviation of a
-    step in one frame; sigma_um : PSF (z, y, x), which tells how well a score can place a candidate.
+    of score, a quadratic in the score; density : objects per um^3 expected, share (amplitudes,) : of them, by
+    amplitude; slow_um, fast_um : standard deviation of a step in one frame; sigma_um : PSF (z, y, x), which tells how
+    well a score can place a candidate.
     """
 
     floor: float
     clutter: tuple[float, float, float]
     density: float
+    share: np.ndarray
     slow_um: float
     fast_um: float
     sigma_um: np.ndarray
@@ -88,6 +90,18 @@ class Edges:
             to = source[self.back]
             best[to] = np.maximum(best[to], np.maximum.reduceat(value[self.target[k]] + self.log_density[k, None],
                                                                 self.back, axis=0))
+
+    def between_pairs(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Return (N,) log densities of single links, -inf where there is none (or the source is -1)."""
+        width = max(self.source.max(initial=0), source.max(initial=0)) + 1
+        key, wanted = self.target * width + self.source, target * width + source
+        order = np.argsort(key)
+        at = np.minimum(np.searchsorted(key[order], wanted), max(len(key) - 1, 0))
+        out = np.full(len(wanted), -np.inf, np.float32)
+        if len(key):
+            same = (key[order[at]] == wanted) & (source >= 0)
+            out[same] = self.log_density[order[at[same]]]
+        return out
 
     def between(self, sources: np.ndarray, targets: np.ndarray) -> Edges:
         """Return the links between the chosen candidates (masks), which are counted anew."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -12,17 +12,20 @@ import pandas as pd
 from scipy.ndimage import median_filter
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.segment.blobs import Look, eye_norm, look, spots_table
+from cellfm_nb.segment.blobs import FLOOR, Look, eye_norm, look, spots_table
 from cellfm_nb.segment.filters import block_mean, check_volume, expand_blocks
 from cellfm_nb.segment.fit import joint_fit, start_blobs
-from cellfm_nb.segment.links import Soft, World
+from cellfm_nb.segment.links import AMPLITUDES, Soft, World
 from cellfm_nb.segment.paths import Path, PathFinder
-from cellfm_nb.segment.threshold import q_values
+from cellfm_nb.segment.threshold import fit_decoys, q_values
 
 WINDOW, MARGIN = 24, 6                                      # frames judged together, the outer ones for context alone
 SOFT = 2.75                                                 # candidates of a path score at least this
 LEAST = -2.0                                                # log odds from which on a path is believed (best for F1)
-SURE = 5.0                                                  # a candidate with this score needs no path
+ALONE = 0.02                                                # false objects a frame among those that need no path
+CLEAR = 5.0                                                 # scores of candidates whose steps are measured
+PASSES = 3                                                  # over the first window, until its objects are known
+RARE = 0.02                                                 # of all objects have any amplitude, seen or not
 FASTER = 2.4                                                # than Brownian steps are directed ones
 
 
@@ -62,19 +65,19 @@ def detect_movie(
     step, lag = (1, 0) if causal else (window - 2 * margin, margin)
     held: list[Look] = []
     coarse: deque[np.ndarray] = deque(maxlen=window)
-    step_um, answered = 0.0, 0                              # of the held frames, how many at the front are answered
+    learned, answered = None, 0                             # of the held frames, how many at the front are answered
     for chunk in chunked(frames, step):
         chunk = [check_volume(v, spacing)[0] for v in chunk]
         coarse.extend(block_mean(v, blocks(spacing, psf)) for v in chunk)
         static = static_background(coarse, blocks(spacing, psf), chunk[0].shape)
         held.extend(look(v - static if v.any() else v, spacing, psf, fdr) for v in chunk)   # a blank frame stays blank
         if causal or len(held) >= window:
-            tables, step_um = judge(held, answered, len(held) - lag, spacing, psf, fdr, step_um)
+            tables, learned = judge(held, answered, len(held) - lag, spacing, psf, fdr, learned)
             yield from tables
             gone = max(len(held) - window + step, 0)
             answered, held = len(held) - lag - gone, held[gone:]
     if len(held) > answered:
-        yield from judge(held, answered, len(held), spacing, psf, fdr, step_um)[0]
+        yield from judge(held, answered, len(held), spacing, psf, fdr, learned)[0]
 
 
 def chunked(frames: Iterable[np.ndarray], n: int) -> Iterator[list[np.ndarray]]:
@@ -101,29 +104,61 @@ def static_background(coarse: Sequence[np.ndarray], block: np.ndarray, shape: Se
     return expand_blocks(median_filter(middle, (3, 5, 5), mode="nearest"), block, shape)
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a window tells about its objects: a step (um) between frames, objects per um^3, shares of amplitudes."""
+
+    step_um: float
+    density: float
+    share: np.ndarray
+
+
 def judge(
-    held: Sequence[Look], first: int, end: int, spacing: np.ndarray, psf: np.ndarray, fdr: float, step_um: float
-) -> tuple[list[pd.DataFrame], float]:
-    """Return tables of frames first...end of a window, and the step (um) that objects make from frame to frame."""
+    held: Sequence[Look], first: int, end: int, spacing: np.ndarray, psf: np.ndarray, fdr: float,
+    learned: Learned | None,
+) -> tuple[list[pd.DataFrame], Learned]:
+    """Return tables of frames first...end of a window, and what it tells about the objects of the next one."""
     soft = [Soft(np.concatenate([s.blobs.position, s.position]) * spacing, np.append(s.score, s.value)) for s in held]
     decoys = [Soft(s.decoy_position * spacing, s.decoy_score) for s in held]
     volume_um3 = float(np.prod(held[0].flat.shape * spacing))
-    sure = np.mean([len(s.score) for s in held])
     clutter = clutter_law([d.score for d in decoys], volume_um3)
-    for step in [step_um] if step_um else [2 * psf[-1], None]:        # the first window is judged twice
-        step_um = step or step_um
-        world = World(SOFT, clutter, max(sure, 1) / volume_um3, step_um, FASTER * step_um, psf)
-        paths = exclusive(soft, world)
-        level = accept_level(paths, exclusive(decoys, world), fdr)
+    passes = 1 if learned else PASSES                       # the first window is judged more than once
+    if learned is None:
+        sure = np.mean([len(s.score) for s in held])
+        learned = Learned(2 * psf[-1], max(sure, 1) / volume_um3, np.full(len(AMPLITUDES), 1 / len(AMPLITUDES)))
+    for _ in range(passes):
+        world = World(SOFT, clutter, learned.density, learned.share, learned.step_um, FASTER * learned.step_um, psf)
+        paths, false = exclusive(soft, world), exclusive(decoys, world)
+        level = accept_level(paths, false, fdr)
+        learned = learn(paths, false, level, soft, psf, volume_um3, learned)
         paths = [p for p in paths if p.score >= level]
-        step_um = typical_step(paths, soft, psf, step_um)
     chosen: list[list[int]] = [[] for _ in held]
     for path in paths:
         for t, j in path.nodes:
             chosen[t].append(j)
+    law = fit_decoys(np.concatenate([d.score for d in decoys]), FLOOR)
     for t, frame in enumerate(held):                        # what stands out by itself needs no path
-        chosen[t] = sorted({*chosen[t], *np.flatnonzero(frame.score > SURE).tolist()})
-    return [refit(held[t], soft[t], np.array(chosen[t], int), spacing, psf) for t in range(first, end)], step_um
+        alone = np.flatnonzero(law.expected_above(frame.score) < ALONE * len(held))
+        chosen[t] = sorted({*chosen[t], *alone.tolist()})
+    return [refit(held[t], soft[t], np.array(chosen[t], int), spacing, psf) for t in range(first, end)], learned
+
+
+def learn(
+    paths: Sequence[Path], false: Sequence[Path], level: float, soft: Sequence[Soft], psf: np.ndarray,
+    volume_um3: float, before: Learned,
+) -> Learned:
+    """Return what the paths tell, each counted by its own odds and without as many as the decoys have.
+
+    Empirical Bayes: where objects are bright, a faint path is no object, and where they are faint it may well be.
+    """
+    held = np.zeros(len(AMPLITUDES))
+    for sign, some in ((1, paths), (-1, false)):
+        for p in some:
+            held[p.amplitude] += sign * len(p.nodes) / (1 + np.exp(-p.score))
+    held = np.maximum(np.convolve(np.pad(np.maximum(held, 0), 1, mode="edge"), (0.25, 0.5, 0.25), mode="valid"), 0)
+    share = held + RARE * max(held.sum(), 1) / len(AMPLITUDES)
+    step = typical_step([p for p in paths if p.score >= level], soft, psf, before.step_um)
+    return Learned(step, max(held.sum() / len(soft), 1) / volume_um3, share / share.sum())
 
 
 def exclusive(frames: Sequence[Soft], world: World) -> list[Path]:
@@ -171,7 +206,7 @@ def typical_step(paths: Sequence[Path], soft: Sequence[Soft], psf: np.ndarray, d
     for path in paths:
         for (t, i), (u, j) in zip(path.nodes, path.nodes[1:], strict=False):
             weaker = min(soft[t].score[i], soft[u].score[j])
-            if u == t + 1 and weaker > SURE:
+            if u == t + 1 and weaker > CLEAR:
                 step.append(soft[u].position_um[j, 1:] - soft[t].position_um[i, 1:])
                 place.append(2 * (soft[t].score[i] ** -2.0 + soft[u].score[j] ** -2.0) * psf[-1] ** 2)
     if len(step) < 20:

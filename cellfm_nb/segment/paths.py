@@ -22,10 +22,11 @@ def drifted(value: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Path:
-    """One object's candidates: (frame, index) pairs in order of time, and the path's log likelihood ratio."""
+    """One object's candidates: (frame, index) pairs in order of time, the path's log odds, its amplitude's index."""
 
     nodes: list[tuple[int, int]]
     score: float
+    amplitude: int = 0
 
 
 class PathFinder:
@@ -45,7 +46,7 @@ class PathFinder:
         self.edges = {(t, g): find_edges(frames[t - g], frames[t], g, world)
                       for t in range(n) for g in range(1, min(LONGEST_GAP, t) + 1)}
         missed = missed_scores(world)
-        prior = np.log(world.density / len(AMPLITUDES))
+        prior = np.log(world.density * world.share)
         self.start = [(prior + np.maximum(TURN, t * missed)).astype(np.float32) for t in range(n)]
         self.end = [np.maximum(TURN, (n - 1 - t) * missed).astype(np.float32) for t in range(n)]
         self.missed = missed.astype(np.float32)
@@ -80,7 +81,7 @@ class PathFinder:
     def trace(self, frame: np.ndarray, node: np.ndarray, value: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return (paths, frames) the candidates of the best path that ends at each given one, -1 where it has none.
 
-        The second array says which paths end where an earlier candidate would have been the better end.
+        And which of them had better ended a candidate earlier.
         """
         route = np.full((len(frame), len(self.nodes)), -1)
         route[np.arange(len(frame)), frame] = node
@@ -121,6 +122,50 @@ class PathFinder:
                     worse[here[on]] |= ends[on] & (rival >= total[j[on]].max(1))
         return route, worse
 
+    def mend(self, route: np.ndarray) -> list[tuple[Path, np.ndarray, np.ndarray]]:
+        """Return paths cut where two objects were joined, without candidates that only bridge; frames, nodes.
+
+        The best single path likes to go on through any candidate to a second object, as it then has both. Over the
+        candidates of one path, all ways to drop some and to end and begin anew are compared.
+        """
+        n, rows = len(self.nodes), len(route)
+        value = np.full((n, rows, len(AMPLITUDES)), -np.inf, np.float32)
+        drift, how = value.copy(), np.zeros(value.shape, int)            # how: 0 = begun, or frames since the last
+        closed, since = np.zeros((n + 1, rows), np.float32), np.full((n + 1, rows), -1)   # best until then, its last
+        for t in range(n):
+            here = np.flatnonzero(route[:, t] >= 0)
+            j = route[here, t]
+            best, from_ = closed[t, here, None] + self.start[t], np.zeros((len(here), len(AMPLITUDES)), int)
+            for gap in range(1, min(LONGEST_GAP, t) + 1):
+                link = self.edges[t, gap].between_pairs(route[here, t - gap], j)
+                come = drift[t - gap, here] + link[:, None] + (gap - 1) * self.missed
+                wins = come > best
+                best[wins], from_[wins] = come[wins], gap
+            value[t, here], how[t, here] = best + self.nodes[t][j], from_
+            drift[t] = drifted(value[t])
+            ended = (value[t] + self.end[t]).max(1)
+            better = ended > np.where(since[t] < 0, -np.inf, closed[t])
+            closed[t + 1], since[t + 1] = np.where(better, ended, closed[t]), np.where(better, t, since[t])
+        found = []
+        for row in range(rows):
+            t = since[n, row]
+            while t >= 0:
+                c = int((value[t, row] + self.end[t]).argmax())
+                score, nodes = closed[t + 1, row], [t]
+                while gap := how[t, row, c]:
+                    t -= gap
+                    near = [value[t, row, k] + abs(k - c) * DRIFT if 0 <= k < len(AMPLITUDES) else -np.inf
+                            for k in (c - 1, c, c + 1)]
+                    c += int(np.argmax(near)) - 1
+                    nodes.append(t)
+                before = closed[t, row] if since[t, row] >= 0 else 0.0
+                frames = np.array(nodes[::-1])
+                where = route[row, frames]
+                found.append((Path([(int(a), int(self.index[a][k])) for a, k in zip(frames, where, strict=True)],
+                                   float(score - before), c), frames, where))
+                t = since[t, row]
+        return found
+
     def extract(self, least: float = -4.0, rounds: int = 30) -> list[Path]:
         """Return the exclusive paths that score at least `least`, best first within each round."""
         found: list[Path] = []
@@ -140,11 +185,10 @@ class PathFinder:
             if not len(chosen):
                 break
             free = [np.ones(len(x), bool) for x in self.nodes]
-            for row in np.flatnonzero(~worse)[chosen]:
-                t = np.flatnonzero(route[row] >= 0)
-                found.append(Path([(int(a), int(self.index[a][route[row, a]])) for a in t], float(best[order[row]])))
-                for a in t:
-                    free[a][route[row, a]] = False
+            for path, frames, where in self.mend(route[~worse][chosen]):
+                found.append(path)
+                for t, j in zip(frames, where, strict=True):
+                    free[t][j] = False
             self.keep(free)
         return found
 

@@ -125,7 +125,8 @@ def test_first_path_is_the_best_one_and_paths_share_nothing(seed, monkeypatch):
     monkeypatch.setattr("cellfm_nb.segment.paths.LONGEST_GAP", 1)
     draw = rng(seed, "paths")
     frames = [Soft(draw.uniform(0, 1, (4, 3)), draw.uniform(2.8, 6, 4)) for _ in range(4)]
-    world = World(2.75, (5.0, 0.0, -0.5), 0.01, 0.1, 0.24, np.array([0.25, 0.13, 0.13]))
+    share = np.full(len(AMPLITUDES), 1 / len(AMPLITUDES))
+    world = World(2.75, (5.0, 0.0, -0.5), 0.01, share, 0.1, 0.24, np.array([0.25, 0.13, 0.13]))
     finder = PathFinder(frames, world)
     best = brute_force(finder)
     paths = finder.extract(-50)
