@@ -103,20 +103,20 @@ def look(
     """Fit what stands out, subtract it, and look again: objects hidden by brighter neighbours appear."""
     size, unit = footprint_size(spacing, psf), FWHM * psf / spacing
     blobs, score, model = start_blobs(np.zeros((0, 3)), np.zeros(0), 0.0), np.zeros(0), np.zeros_like(volume)
+    background = None
     for _ in range(looks):
-        evidence = score_map(volume, spacing, psf, model, width)
-        candidates = find_candidates(evidence, size)
+        evidence = score_map(volume, spacing, psf, model, width, background)
+        candidates, background = find_candidates(evidence, size), evidence.background
         value = discount(candidates, evidence.flipped, blobs, score, unit)
         own = (np.array(OWN_SIZE)[candidates.scale] * psf[-1]) ** 2
         new = value >= fdr_threshold(np.append(score, value), candidates.law, fdr)
         more = start_blobs(candidates.position[new], value[new] / eye_norm(own[new], spacing, psf), own[new])
         blobs, score = blobs.join(more), np.append(score, value[new])
-        flat = volume - evidence.background
-        for sweeps in SWEEPS:                               # a background without the blobs, and once more with that
-            blobs = joint_fit(flat, blobs, spacing, psf, max(evidence.noise, 1.0), sweeps)
+        for sweeps in SWEEPS if new.any() else ():          # a background without the blobs, and once more
+            blobs = joint_fit(volume - background, blobs, spacing, psf, max(evidence.noise, 1.0), sweeps)
             model = render(blobs, volume.shape, spacing, psf)
-            if new.any():
-                flat = volume - background_of(volume - model, spacing, psf, width)
+            background = background_of(volume - model, spacing, psf, width)
+    flat = volume - background
     return Look(blobs, score, candidates.position[~new], value[~new], own[~new], candidates.law,
                 candidates.decoy_position, candidates.decoy_score, flat.astype(np.float16), max(evidence.noise, 1.0))
 

@@ -75,7 +75,7 @@ def spread_out(coarse: np.ndarray, centre: Sequence[np.ndarray], shape: Sequence
 
 def score_map(
     volume: np.ndarray, spacing_um: Sequence[float], sigma_um: Sequence[float], model: np.ndarray | float = 0.0,
-    width: float = BACKGROUNDS[0],
+    width: float = BACKGROUNDS[0], background: np.ndarray | None = None,
 ) -> ScoreMap:
     """Return the evidence map of a normalised volume for blobs of about the PSF's size.
 
@@ -83,7 +83,7 @@ def score_map(
     ----------
     volume, spacing_um, sigma_um : see `detect`.
     model : what is already explained; it is taken away before the local background is measured.
-    width : standard deviation of the background's Gaussian, in PSF sigma.
+    width : standard deviation of the background's Gaussian, in PSF sigma; background : what it gave, if known.
 
     Nothing is masked: background and filter are linear, so the sign-flipped volume has the same noise, and a bright
     object's dark surround goes as soon as the object is in the model.
@@ -93,7 +93,7 @@ def score_map(
     block = np.maximum(np.rint(12 * psf / spacing), 8).astype(int)
     stride = np.maximum(np.rint(1.5 * psf / spacing), 1).astype(int)
     rest = v - model
-    background = background_of(rest, spacing, psf, width)
+    background = background_of(rest, spacing, psf, width) if background is None else background
     rest -= background
     (small, noise), (large, more) = (
         standardise(matched_filter(rest, spacing, np.hypot(psf, own * psf[-1])), block, stride) for own in OWN_SIZE)

@@ -180,16 +180,26 @@ def block_mean(volume: np.ndarray, block: np.ndarray) -> np.ndarray:
 
 
 def expand_blocks(coarse: np.ndarray, block: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return block values linearly interpolated at voxels, one axis after the other."""
+    """Return block values linearly interpolated at voxels, one axis after the other; a slope goes on to the border."""
     out = np.asarray(coarse, np.float32)
     for axis, (b, n) in enumerate(zip(block, shape, strict=True)):
         if b > 1:
             start = np.arange(0, n, b)
-            out = along(out, interpolation_matrix((start + np.minimum(start + b, n) - 1) / 2, n), axis)
+            out = along(out, interpolation_matrix((start + np.minimum(start + b, n) - 1) / 2, n, True), axis)
     return out
 
 
-def interpolation_matrix(centre: np.ndarray, n: int) -> np.ndarray:
-    """Return the (n, centres) matrix that interpolates between values at the centres, and keeps the outer ones."""
-    at = np.interp(np.arange(n), centre, np.arange(len(centre)))
-    return np.maximum(1 - np.abs(at[:, None] - np.arange(len(centre))), 0)
+def interpolation_matrix(centre: np.ndarray, n: int, beyond: bool = False) -> np.ndarray:
+    """Return the (n, centres) matrix that interpolates between values at the centres.
+
+    Outside them the outermost value stays, or (`beyond`) the outermost slope goes on.
+    """
+    if len(centre) == 1:
+        return np.ones((n, 1))
+    x = np.arange(n)
+    low = np.clip(np.searchsorted(centre, x) - 1, 0, len(centre) - 2)
+    share = (x - centre[low]) / (centre[low + 1] - centre[low])
+    share = share if beyond else np.clip(share, 0, 1)
+    matrix = np.zeros((n, len(centre)))
+    matrix[x, low], matrix[x, low + 1] = 1 - share, share
+    return matrix

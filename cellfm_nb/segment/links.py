@@ -57,9 +57,9 @@ def node_scores(score: np.ndarray, world: World) -> np.ndarray:
     return (np.log(SEEN) + own - (a + b * z + c * z**2)).astype(np.float32)
 
 
-def missed_scores(world: World) -> np.ndarray:
+def missed_scores(floor: float) -> np.ndarray:
     """Return (amplitudes,) log probability that an object leaves no candidate in a frame."""
-    too_faint = log_ndtr((world.floor - AMPLITUDES) / np.hypot(1, SPREAD * AMPLITUDES))
+    too_faint = log_ndtr((floor - AMPLITUDES) / np.hypot(1, SPREAD * AMPLITUDES))
     return np.logaddexp(np.log(1 - SEEN), np.log(SEEN) + too_faint)
 
 
@@ -112,22 +112,47 @@ class Edges:
 
 def find_edges(before: Soft, after: Soft, gap: int, world: World) -> Edges:
     """Return the links between two frames `gap` apart that motion could explain."""
-    slow, fast = world.slow_um**2 * gap, world.fast_um**2 * gap**1.6
-    place = 2 * world.sigma_um**2 * (2 / world.floor**2)
-    reach = max(link_reach(share, v + place, world.density) for share, v in ((SLOW, slow), (FAST, fast)))
+    widest = place_variance(np.full(1, world.floor), np.full(1, world.floor), world)[0]
+    reach = max(link_reach(share, v + widest, world.density) for share, v in step_variances(gap, world))
     if not len(before) or not len(after):
         none = np.zeros(0, int)
         return Edges(none, none, np.zeros(0, np.float32))
     here, there = cKDTree(after.position_um), cKDTree(before.position_um)
     near = here.sparse_distance_matrix(there, reach, output_type="ndarray")
     target, source = near["i"], near["j"]
-    place = (1 / before.score[source] ** 2 + 1 / after.score[target] ** 2)[:, None] * (2 * world.sigma_um**2)
-    step = (after.position_um[target] - before.position_um[source]) ** 2
-    log_density = np.logaddexp(*(np.log(share) - 0.5 * (step / (v + place) + np.log(2 * np.pi * (v + place))).sum(1)
-                                 for share, v in ((SLOW, slow), (FAST, fast))))
+    place = place_variance(before.score[source], after.score[target], world)
+    log_density = step_log_density(after.position_um[target] - before.position_um[source], place, gap, world)
     likely = np.flatnonzero(log_density > np.log(world.density))
     likely = likely[np.argsort(target[likely], kind="stable")]
     return Edges(source[likely], target[likely], log_density[likely].astype(np.float32))
+
+
+def place_variance(one: np.ndarray, other: np.ndarray, world: World) -> np.ndarray:
+    """Return (N, 3) variances (um^2) that the placing of two candidates of these scores adds to a step."""
+    return (1 / one**2 + 1 / other**2)[:, None] * (2 * world.sigma_um**2)
+
+
+def step_variances(gap: int, world: World) -> list[tuple[float, float]]:
+    """Return the share and the variance (um^2, per axis) of Brownian and of directed steps over `gap` frames."""
+    return [(SLOW, world.slow_um**2 * gap), (FAST, world.fast_um**2 * gap**1.6)]
+
+
+def gaussian_log_density(step: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return (N,) log density of steps (N, 3) under a Gaussian of these variances."""
+    return -0.5 * (step**2 / variance + np.log(2 * np.pi * variance)).sum(1)
+
+
+def step_log_density(step: np.ndarray, place: np.ndarray, gap: np.ndarray | int, world: World) -> np.ndarray:
+    """Return (N,) log density (um^-3) of steps (N, 3) over `gap` frames, with the placing's variance (N, 3)."""
+    return np.logaddexp(*(np.log(share) + gaussian_log_density(step, np.reshape(v, (-1, 1)) + place)
+                          for share, v in step_variances(gap, world)))
+
+
+def stillness(position_um: np.ndarray, score: np.ndarray, frame: np.ndarray, world: World) -> float:
+    """Return the log odds that a path (N, 3), (N,), (N,) is a mark that never moves, against an object that does."""
+    step, gap = np.diff(position_um, axis=0), np.diff(frame)
+    place = place_variance(score[:-1], score[1:], world)
+    return float((gaussian_log_density(step, place) - step_log_density(step, place, gap, world)).sum())
 
 
 def link_reach(share: float, variance: np.ndarray, density: float) -> float:

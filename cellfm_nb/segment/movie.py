@@ -9,23 +9,27 @@ from itertools import islice
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import median_filter
+from scipy.spatial import cKDTree
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.segment.blobs import FLOOR, Look, eye_norm, look, spots_table
 from cellfm_nb.segment.filters import block_mean, check_volume, expand_blocks
 from cellfm_nb.segment.fit import joint_fit, start_blobs
-from cellfm_nb.segment.links import AMPLITUDES, Soft, World
+from cellfm_nb.segment.links import AMPLITUDES, Soft, World, missed_scores, stillness
 from cellfm_nb.segment.paths import Path, PathFinder
 from cellfm_nb.segment.threshold import fit_decoys, q_values
 
 WINDOW, MARGIN = 24, 6                                      # frames judged together, the outer ones for context alone
+WIDE, LONG = 7, 11                                          # blocks of a line: a blob fills less than half
+FAINT = 0.7                                                 # noise a voxel: ridges brighter than this are not taken
+LINES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (0, 1, -1))
 SOFT = 2.75                                                 # candidates of a path score at least this
 LEAST = -2.0                                                # log odds from which on a path is believed (best for F1)
 ALONE = 0.02                                                # false objects a frame among those that need no path
 CLEAR = 5.0                                                 # scores of candidates whose steps are measured
-PASSES = 3                                                  # over the first window, until its objects are known
+PASSES = 2                                                  # over the first window, until its objects are known
 RARE = 0.02                                                 # of all objects have any amplitude, seen or not
+FEW_FRAMES, STAYS = 5, 0.6                                  # a decoy in this share of the frames is no noise
 FASTER = 2.4                                                # than Brownian steps are directed ones
 
 
@@ -93,15 +97,35 @@ def blocks(spacing: np.ndarray, psf: np.ndarray) -> np.ndarray:
 
 
 def static_background(coarse: Sequence[np.ndarray], block: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return what stays where it is and is wider than a blob: the median over time, then over 3 x 5 x 5 blocks.
+    """Return what stays where it is and is wider or longer than a blob: the median over time, without its blobs.
 
-    Whatever moves, the median over time leaves out; a blob that stays fills too few blocks for the one over space.
-    The rims of cell and nucleus remain: faint, but there in every frame, they would look like the surest of objects.
+    Whatever moves, the median over time leaves out; a blob that stays fills too few blocks for the medians along z, y
+    and x, one after the other. They also take ridges, as of a cell's rim: faint, but there in every frame, they would
+    look like the surest of objects. So what goes on along some line is put back, up to FAINT: a blob never loses more.
     """
-    if len(coarse) < 5:
+    if len(coarse) < FEW_FRAMES:
         return np.zeros(shape, np.float32)
-    middle = np.median(np.stack(list(coarse)[:: max(1, len(coarse) // 12)]), 0)
-    return expand_blocks(median_filter(middle, (3, 5, 5), mode="nearest"), block, shape)
+    some = np.stack(list(coarse)[:: max(1, len(coarse) // 12)])
+    middle = np.partition(some, len(some) // 2, axis=0)[len(some) // 2]
+    wide = middle
+    for axis in np.eye(3, dtype=int):
+        wide = median_along(wide, axis, WIDE)
+    ridge, apart = middle, np.full(middle.shape, np.inf, np.float32)
+    for step in LINES:                                      # of the medians along lines, the one closest to the value
+        median = median_along(middle, step, LONG)
+        off = np.abs(median - middle)
+        ridge, apart = np.where(off < apart, median, ridge), np.minimum(off, apart)
+    return expand_blocks(wide + np.clip(ridge - wide, -FAINT, FAINT), block, shape)
+
+
+def median_along(volume: np.ndarray, step: Sequence[int], length: int) -> np.ndarray:
+    """Return the median of `length` voxels (odd) along a line through each voxel."""
+    reach = length // 2
+    padded, size = np.pad(volume, reach, mode="edge"), volume.shape
+    corners = ([reach + k * d for d in step] for k in range(-reach, reach + 1))
+    line = np.stack([padded[tuple(slice(c, c + n) for c, n in zip(corner, size, strict=True))] for corner in corners])
+    line.partition(reach, axis=0)
+    return line[reach]
 
 
 @dataclass(frozen=True)
@@ -119,7 +143,7 @@ def judge(
 ) -> tuple[list[pd.DataFrame], Learned]:
     """Return tables of frames first...end of a window, and what it tells about the objects of the next one."""
     soft = [Soft(np.concatenate([s.blobs.position, s.position]) * spacing, np.append(s.score, s.value)) for s in held]
-    decoys = [Soft(s.decoy_position * spacing, s.decoy_score) for s in held]
+    decoys = passing([Soft(s.decoy_position * spacing, s.decoy_score) for s in held], psf)
     volume_um3 = float(np.prod(held[0].flat.shape * spacing))
     clutter = clutter_law([d.score for d in decoys], volume_um3)
     passes = 1 if learned else PASSES                       # the first window is judged more than once
@@ -149,12 +173,13 @@ def learn(
 ) -> Learned:
     """Return what the paths tell, each counted by its own odds and without as many as the decoys have.
 
+    An object so faint that it often leaves no candidate stands for the others that never do.
     Empirical Bayes: where objects are bright, a faint path is no object, and where they are faint it may well be.
     """
-    held = np.zeros(len(AMPLITUDES))
+    held, seen = np.zeros(len(AMPLITUDES)), 1 - np.exp(missed_scores(SOFT))
     for sign, some in ((1, paths), (-1, false)):
         for p in some:
-            held[p.amplitude] += sign * len(p.nodes) / (1 + np.exp(-p.score))
+            held[p.amplitude] += sign * len(p.nodes) / seen[p.amplitude] / (1 + np.exp(-p.score))
     held = np.maximum(np.convolve(np.pad(np.maximum(held, 0), 1, mode="edge"), (0.25, 0.5, 0.25), mode="valid"), 0)
     share = held + RARE * max(held.sum(), 1) / len(AMPLITUDES)
     step = typical_step([p for p in paths if p.score >= level], soft, psf, before.step_um)
@@ -162,10 +187,29 @@ def learn(
 
 
 def exclusive(frames: Sequence[Soft], world: World) -> list[Path]:
-    """Return the exclusive paths through the candidates above the floor; indices are those of all candidates."""
+    """Return the exclusive paths through the candidates above the floor; indices are those of all candidates.
+
+    Where objects move, a faint path that never does is more likely a remainder of the background: its odds fall.
+    """
     index = [np.flatnonzero(f.score > world.floor) for f in frames]
-    finder = PathFinder([Soft(f.position_um[k], f.score[k]) for f, k in zip(frames, index, strict=True)], world)
-    return [replace(p, nodes=[(t, int(index[t][j])) for t, j in p.nodes]) for p in finder.extract(LEAST)]
+    kept = [Soft(f.position_um[k], f.score[k]) for f, k in zip(frames, index, strict=True)]
+    paths = []
+    for p in PathFinder(kept, world).extract(LEAST):
+        frame = np.array([t for t, _ in p.nodes])
+        position, score = (np.stack([getattr(kept[t], f)[j] for t, j in p.nodes]) for f in ("position_um", "score"))
+        paths.append(replace(p, nodes=[(t, int(index[t][j])) for t, j in p.nodes],
+                             score=p.score - max(stillness(position, score, frame, world), 0)))
+    return [p for p in paths if p.score >= LEAST]
+
+
+def passing(frames: Sequence[Soft], psf: np.ndarray) -> list[Soft]:
+    """Return the decoys without those that stay: dark marks in the specimen tell nothing about noise."""
+    if len(frames) < FEW_FRAMES:
+        return list(frames)
+    tree = cKDTree(np.concatenate([f.position_um for f in frames]) / psf)
+    stays = tree.query_ball_point(tree.data, 1.2, return_length=True) > STAYS * len(frames)
+    stays = np.split(stays, np.cumsum([len(f) for f in frames])[:-1])
+    return [Soft(f.position_um[~s], f.score[~s]) for f, s in zip(frames, stays, strict=True)]
 
 
 def clutter_law(scores: Sequence[np.ndarray], volume_um3: float) -> tuple[float, float, float]:
@@ -220,7 +264,7 @@ def refit(seen: Look, soft: Soft, chosen: np.ndarray, spacing: np.ndarray, psf: 
     extra = np.concatenate([seen.blobs.extra, seen.extra])[chosen]
     start = np.append(seen.blobs.amplitude, seen.value / eye_norm(seen.extra, spacing, psf))[chosen]
     blobs = start_blobs(soft.position_um[chosen] / spacing, np.maximum(start, 0.1), extra)
-    blobs = joint_fit(seen.flat.astype(np.float32), blobs, spacing, psf, seen.noise)
+    blobs = joint_fit(seen.flat.astype(np.float32), blobs, spacing, psf, seen.noise, sweeps=6)
     score = soft.score[chosen]
     q = q_values(np.append(seen.score, seen.value), seen.law)[chosen]
     return spots_table(blobs, score, seen.law.p_value(score), q, spacing)

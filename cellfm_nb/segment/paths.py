@@ -45,7 +45,7 @@ class PathFinder:
         self.index = [np.arange(len(f)) for f in frames]    # of the candidates that are left
         self.edges = {(t, g): find_edges(frames[t - g], frames[t], g, world)
                       for t in range(n) for g in range(1, min(LONGEST_GAP, t) + 1)}
-        missed = missed_scores(world)
+        missed = missed_scores(world.floor)
         prior = np.log(world.density * world.share)
         self.start = [(prior + np.maximum(TURN, t * missed)).astype(np.float32) for t in range(n)]
         self.end = [np.maximum(TURN, (n - 1 - t) * missed).astype(np.float32) for t in range(n)]

@@ -2,10 +2,22 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import correlate1d, gaussian_filter
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import rng
-from cellfm_nb.segment.filters import block_mean, expand_blocks, local_background, log_response, matched_filter
+from cellfm_nb.segment.filters import (
+    ROWS,
+    along,
+    band_matrix,
+    block_mean,
+    expand_blocks,
+    gaussian_kernel,
+    local_background,
+    log_response,
+    matched_filter,
+    smooth_background,
+)
 
 
 def ball(radius_um, spacing, n=41):
@@ -91,3 +103,20 @@ def test_block_means_and_back():
 def test_bad_input_is_said(volume, spacing, word):
     with pytest.raises(InputError, match=word):
         matched_filter(volume, spacing, (1, 1, 1))
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_band_by_blocks_equals_scipy(axis):
+    shape = [5, 6, 7]
+    shape[axis] = 2 * ROWS + 9                              # three blocks, the last one short
+    v, kernel = rng(2, "band").normal(size=shape).astype(np.float32), gaussian_kernel(1.7)
+    direct = correlate1d(v, kernel, axis, mode="constant")
+    np.testing.assert_allclose(along(v, band_matrix(shape[axis], kernel), axis), direct, atol=2e-5)
+
+
+def test_background_by_cosines_equals_passes_of_a_reflected_gaussian():
+    v = rng(3, "cosines").normal(size=(16, 40, 44)).astype(np.float32) + np.linspace(0, 5, 44, dtype=np.float32)
+    sigma, slow = np.array([2.0, 4.0, 4.0]), np.zeros_like(v)
+    for _ in range(5):
+        slow += gaussian_filter(v - slow, sigma, mode="reflect", truncate=6)
+    assert np.abs(smooth_background(v, (1, 1, 1), sigma) - slow).max() < 0.02
