@@ -163,8 +163,8 @@ class Trainer:
 
     def fingerprint(self) -> str:
         """Return a digest of all that fixes the run: crops, encoder, settings, seed."""
-        watching = ("checkpoint_every", "health_every", "probe_every", "patience")  # change no weight
-        settings = {name: value for name, value in asdict(self.s).items() if name not in watching}
+        unseen = ("checkpoint_every", "health_every", "probe_every", "patience", "checkpointing")  # change no weight
+        settings = {name: value for name, value in asdict(self.s).items() if name not in unseen}
         facts = [asdict(self.config), settings, self.seed, len(self.crops), self.crops.shape, self.crops.digest()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
