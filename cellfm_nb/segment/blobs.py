@@ -18,7 +18,7 @@ from cellfm_nb.segment.threshold import DecoyLaw, fdr_threshold, fit_decoys, q_v
 MISFIT = ((0.7, 0.2), (1.6, 0.06), (2.2, 0.03))             # up to so many FWHM from a blob, this share of its score
 FLOOR = 2.5                                                 # maxima below this z are no candidates
 FWHM = 2.3548
-SWEEPS = (4, 2)                                             # of the fit, before and after the background is renewed
+SWEEPS = (5, 3)                                             # of the fit, before and after the background is renewed
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,14 @@ from scipy.spatial import cKDTree
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.segment.blobs import FLOOR, Look, eye_norm, look, spots_table
-from cellfm_nb.segment.filters import block_mean, check_volume, expand_blocks
+from cellfm_nb.segment.filters import block_mean, check_volume
 from cellfm_nb.segment.fit import joint_fit, start_blobs
 from cellfm_nb.segment.links import AMPLITUDES, Soft, World, missed_scores, stillness
 from cellfm_nb.segment.paths import Path, PathFinder
+from cellfm_nb.segment.static import blocks, static_background
 from cellfm_nb.segment.threshold import fit_decoys, q_values
 
 WINDOW, MARGIN = 24, 6                                      # frames judged together, the outer ones for context alone
-WIDE, LONG = 7, 11                                          # blocks of a line: a blob fills less than half
-FAINT = 0.7                                                 # noise a voxel: ridges brighter than this are not taken
-LINES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (0, 1, -1))
 SOFT = 2.75                                                 # candidates of a path score at least this
 LEAST = -2.0                                                # log odds from which on a path is believed (best for F1)
 ALONE = 0.02                                                # false objects a frame among those that need no path
@@ -59,7 +57,7 @@ def detect_movie(
 
     Method: `blobs.look` proposes (what stands out, and every weaker maximum); `paths.PathFinder` finds the exclusive
     paths that motion explains; the decoys' paths say how many are false; what is accepted is fitted together. The
-    typical step is measured on the movie's own sure objects: nothing is set for a movie.
+    typical step, the objects' density and their amplitudes are learned from the movie's own paths: nothing is set.
     """
     if not window > 2 * margin >= 0:
         raise InputError("the window has no frames between its margins", where="detect_movie",
@@ -89,43 +87,6 @@ def chunked(frames: Iterable[np.ndarray], n: int) -> Iterator[list[np.ndarray]]:
     frames = iter(frames)
     while chunk := list(islice(frames, n)):
         yield chunk
-
-
-def blocks(spacing: np.ndarray, psf: np.ndarray) -> np.ndarray:
-    """Return the blocks (voxels) on which the static background is kept: 1.5 PSF sigma wide, .75 deep."""
-    return np.maximum(np.rint(np.array([0.75, 1.5, 1.5]) * psf / spacing), 1).astype(int)
-
-
-def static_background(coarse: Sequence[np.ndarray], block: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return what stays where it is and is wider or longer than a blob: the median over time, without its blobs.
-
-    Whatever moves, the median over time leaves out; a blob that stays fills too few blocks for the medians along z, y
-    and x, one after the other. They also take ridges, as of a cell's rim: faint, but there in every frame, they would
-    look like the surest of objects. So what goes on along some line is put back, up to FAINT: a blob never loses more.
-    """
-    if len(coarse) < FEW_FRAMES:
-        return np.zeros(shape, np.float32)
-    some = np.stack(list(coarse)[:: max(1, len(coarse) // 12)])
-    middle = np.partition(some, len(some) // 2, axis=0)[len(some) // 2]
-    wide = middle
-    for axis in np.eye(3, dtype=int):
-        wide = median_along(wide, axis, WIDE)
-    ridge, apart = middle, np.full(middle.shape, np.inf, np.float32)
-    for step in LINES:                                      # of the medians along lines, the one closest to the value
-        median = median_along(middle, step, LONG)
-        off = np.abs(median - middle)
-        ridge, apart = np.where(off < apart, median, ridge), np.minimum(off, apart)
-    return expand_blocks(wide + np.clip(ridge - wide, -FAINT, FAINT), block, shape)
-
-
-def median_along(volume: np.ndarray, step: Sequence[int], length: int) -> np.ndarray:
-    """Return the median of `length` voxels (odd) along a line through each voxel."""
-    reach = length // 2
-    padded, size = np.pad(volume, reach, mode="edge"), volume.shape
-    corners = ([reach + k * d for d in step] for k in range(-reach, reach + 1))
-    line = np.stack([padded[tuple(slice(c, c + n) for c, n in zip(corner, size, strict=True))] for corner in corners])
-    line.partition(reach, axis=0)
-    return line[reach]
 
 
 @dataclass(frozen=True)

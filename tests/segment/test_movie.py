@@ -10,8 +10,9 @@ from cellfm_nb.score.detection import score_detection
 from cellfm_nb.seeds import rng
 from cellfm_nb.segment.blobs import FWHM, detect
 from cellfm_nb.segment.links import AMPLITUDES, Soft, World, stillness
-from cellfm_nb.segment.movie import detect_movie, static_background
+from cellfm_nb.segment.movie import detect_movie
 from cellfm_nb.segment.paths import PathFinder
+from cellfm_nb.segment.static import static_background
 
 UM = ["z_um", "y_um", "x_um"]
 SHAPE = (12, 48, 48)
