@@ -199,11 +199,12 @@ def click_a_track(page, chart):
             page.mouse.move(x, y)
             time.sleep(0.15)
             told = chart.locator(".hovertext, .infolayer .hoverlayer text")
-            if told.count() and (text := told.first.text_content()).startswith("track"):
-                for _ in range(3):  # the scene looks at the button once a picture: a slow one misses short clicks
-                    page.mouse.down()
-                    time.sleep(0.4)
-                    page.mouse.up()
-                    time.sleep(0.4)
+            if told.count():
+                time.sleep(1)  # a slow scene may still tell of the place the mouse was at before
+                if not told.count() or not (text := told.first.text_content()).startswith("track"):
+                    continue
+                page.mouse.down()
+                time.sleep(0.3)
+                page.mouse.up()
                 return text
     raise AssertionError("no track under the mouse")
