@@ -19,9 +19,12 @@ from cellfm_nb.curate.resample import resample
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.pretrain.masks import block_mask
 from cellfm_nb.score.detection import score_detection
+from cellfm_nb.score.instances import score_instances
 from cellfm_nb.seeds import rng
 from cellfm_nb.segment import detect_with
+from cellfm_nb.segment.bodies import find_foreground, segment_bodies
 from cellfm_nb.segment.filters import log_response
+from cellfm_nb.segment.instances import FeatureGrid, voronoi
 from cellfm_nb.segment.maxima import footprint_size, local_maxima
 from cellfm_nb.simulate import Scene, scenario, scenario_optics
 
@@ -214,6 +217,46 @@ def centre_errors(frames: Mapping[int, np.ndarray], labels: Mapping[int, np.ndar
             errors[name] += (((np.array(centre) * spacing_um - true[nearest]) ** 2).sum(1))[kept].tolist()
     out = {name: float(np.sqrt(np.mean(e))) if e else float("nan") for name, e in errors.items()}
     return out | {"weighted over geometric": out["weighted"] / out["geometric"]}
+
+
+def joint_distance(features: np.ndarray, patch: tuple[int, int, int], labels: np.ndarray,
+                   spacing_um: Sequence[float]) -> dict[str, float]:
+    """Part touching objects by distances of place and features together (A33).
+
+    Parameters: features (z, y, x, d) of a frame's tokens; patch, voxels of a token; labels (z, y, x), the true masks.
+    Their union is parted among their centres. Returns: share of the voxels of touching objects that their own centre
+    gets, by the weight of space (1 is space alone); empty where no two touch.
+    """
+    ids = np.unique(labels[labels > 0])
+    ring = ndimage.grey_dilation(labels, (3, 3, 3))
+    touching = np.unique(labels[(labels > 0) & (ring != labels)])
+    if not len(touching):
+        return {}
+    grid, centres = FeatureGrid(features, patch), np.array(ndimage.center_of_mass(labels > 0, labels, ids))
+    among = np.isin(labels, touching)
+    parted = {f"{alpha:g}": voronoi(labels > 0, centres, spacing_um, grid, alpha) for alpha in (1.0, 0.8, 0.3)}
+    return {name: float((ids[found[among] - 1] == labels[among]).mean()) for name, found in parted.items()}
+
+
+def touching_bodies(seed: int, pairs: int = 4, radius_px: float = 8.0) -> dict[str, float]:
+    """Segment pairs of touching balls with and without normalised cuts (A35).
+
+    Returns: AP50, "with cuts" and "without" (connected parts of the same foreground).
+    """
+    draw, true = rng(seed, "balls"), np.zeros((32, 48, 48 * pairs), np.uint32)
+    grid = np.indices(true.shape)
+    for k in range(pairs):
+        turn = draw.uniform(0, np.pi)
+        away = 0.75 * radius_px * np.array([0, np.sin(turn), np.cos(turn)])
+        centre = np.array([16, 24, 24 + 48 * k])
+        far = [np.sqrt(((grid - (centre + s * away)[:, None, None, None]) ** 2).sum(0)) for s in (-1, 1)]
+        true[np.minimum(*far) < radius_px] = 2 * k + 1
+        true[(far[1] < far[0]) & (far[1] < radius_px)] = 2 * k + 2
+    light = draw.poisson(100 + 80 * ndimage.gaussian_filter((true > 0).astype(np.float32), 1)).astype(np.float32)
+    seen = find_foreground(light, (0.5, 0.5, 0.5))
+    found = {"with cuts": segment_bodies(light, (0.5, 0.5, 0.5), seen),
+             "without": ndimage.label(seen.mask)[0].astype(np.uint32)}
+    return {name: float(score_instances([(labels, true)]).ap[0.5]) for name, labels in found.items()}
 
 
 def bleached_seeds(maps: Mapping[str, np.ndarray], positive: np.ndarray) -> dict[str, float]:

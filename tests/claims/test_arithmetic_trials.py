@@ -119,6 +119,23 @@ def test_the_sweep_of_crop_settings_is_relative_to_its_best(spots):
     assert trials.crop_settings(np.zeros((16, 48, 48), np.float32), (6, 16, 16), 0) == {}
 
 
+def test_cuts_part_balls_that_touch():
+    found = trials.touching_bodies(3, pairs=2)
+    assert found["with cuts"] > found["without"] == 0  # every pair is one connected part
+
+
+def test_features_that_differ_part_what_space_alone_cannot():
+    labels = np.zeros((8, 16, 32), np.uint32)
+    labels[2:6, 4:12, 4:22], labels[2:6, 4:12, 22:28] = 1, 2  # a long one and a short one: space alone errs
+    tokens = np.zeros((4, 8, 16, 2), np.float32)
+    tokens[:, :, 11:, 0] = 1.0  # the features change where the label does
+    found = trials.joint_distance(tokens, (2, 2, 2), labels, (1, 1, 1))
+    assert found["1"] < 0.85 and found["0.3"] > found["1"] + 0.1
+    same = trials.joint_distance(np.zeros_like(tokens), (2, 2, 2), labels, (1, 1, 1))
+    assert same["0.3"] == same["1"]
+    assert trials.joint_distance(tokens, (2, 2, 2), np.where(labels == 1, labels, 0), (1, 1, 1)) == {}
+
+
 def test_what_was_made_from_truth_is_counted():
     clean = {"segment/objects.parquet": {"params": {"args": [{"artifact": "movie.ome.zarr", "id": "x"}]}},
              "truth": {"params": {"args": [{"artifact": "truth/positions.csv"}]}}}
