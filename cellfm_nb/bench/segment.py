@@ -68,8 +68,8 @@ def case(density: str, snr: float) -> Iterator[Row]:
         for peer in PEERS:
             beside[peer].append(tuned(peer, scene, volumes if peer == "voronoi_otsu" else counts))
     f1, low, high = mean_and_interval([s.f1 for s in scores])
-    peers = {"95% from": low, "to": high} | {n: fmean(x) for n, x in beside.items()}
-    yield Row(name, "f1", "higher", f1, peers, F1[density][snr], seeds=SEEDS)
+    peers = {n: fmean(x) for n, x in beside.items()}
+    yield Row(name, "f1", "higher", f1, peers, F1[density][snr], SEEDS, (low, high))
     yield Row(name, "precision", "higher", fmean(s.precision for s in scores), seeds=SEEDS)
     yield Row(name, "ap50", "higher", fmean(overlap), target=AP50[density].get(snr), seeds=SEEDS)
 
