@@ -116,9 +116,10 @@ def look(
             blobs = joint_fit(volume - background, blobs, spacing, psf, max(evidence.noise, 1.0), sweeps)
             model = render(blobs, volume.shape, spacing, psf)
             background = background_of(volume - model, spacing, psf, width)
-    flat = volume - background
+    flat, noise = volume - background, max(evidence.noise, 1.0)
+    blobs = joint_fit(flat, blobs, spacing, psf, noise, sweeps=1)    # moves nothing: the errors, by the noise left now
     return Look(blobs, score, candidates.position[~new], value[~new], own[~new], candidates.law,
-                candidates.decoy_position, candidates.decoy_score, flat.astype(np.float16), max(evidence.noise, 1.0))
+                candidates.decoy_position, candidates.decoy_score, flat.astype(np.float16), noise)
 
 
 def detect(
