@@ -34,7 +34,8 @@ MAKERS = {
     "segment": "07_segment_instances", "track": "08_track_and_find_events", "figures": "10_figures_and_report",
     "report.html": "10_figures_and_report",
 }  # fmt: skip
-AFTERWARDS = ("figures", "own_data", "many_movies")  # stages that come after the last reader of summary.json
+# stages that come after the last reader of summary.json
+AFTERWARDS = ("figures", "own_data", "many_movies", "real_tracks")
 
 
 class Workspace:

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from cellfm_nb.notebooks import listing
+from cellfm_nb.workspace import AFTERWARDS
 
 BOOKS = list(listing().values())
 pytestmark = pytest.mark.skipif(not BOOKS, reason="no notebooks beside the package")
@@ -91,3 +92,11 @@ def test_checks_box_and_exercises(book):
     for cell in book.cells:
         if "check" in tags(cell):
             assert "assert" in cell.source, cell.id
+
+
+def test_stages_after_the_last_reader_of_the_summary_are_known():
+    """Else the notebook that reads summary.json is run again for nothing."""
+    source = ["".join(c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == "code") for p in BOOKS]
+    last = max(n for n, text in enumerate(source) if '"summary.json"' in text)
+    later = {stage for text in source[last:] for stage in re.findall(r'ws\.record\("(\w+)"', text)}
+    assert later and later <= set(AFTERWARDS)
