@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from cellfm_nb.seeds import rng
 SHOW = ("all", "undecided", "unsure")
 
 
-class Queue:
+class Queue(ABC):
     """One reader's way through items: where they are, what they said, what comes next.
 
     Parameters: items, in the order they are shown; decisions, the file of the readers' words; reader; blind, a random
@@ -35,19 +36,21 @@ class Queue:
         left = self.shown("undecided")  # a session goes on where the last one stopped
         self.here: Any = (left or self.order or [None])[0]
 
+    @abstractmethod
     def item_of(self, decision: Decision) -> Any:
         """Return the item a decision is on, None where it is on none of these."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, item: Any, verdict: str, reason: str) -> None:
         """Put a verdict on an item into the file."""
-        raise NotImplementedError
 
     def changed(self) -> None:
-        """Do what must follow when the file has changed."""
+        """Do what must follow when the file has changed: by itself, nothing."""
+        return None
 
     def proposal(self, item: Any) -> str | None:
         """Return what a rule says of an item, where there is one and it may be known."""
+        return None
 
     @property
     def said(self) -> dict[Any, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -31,13 +32,13 @@ class Desk(Queue):
     widgets: dict[str, Any]
     _box: Any = None
 
+    @abstractmethod
     def caption(self) -> str:
         """Say what is shown, what was said of it, and how much is decided."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pictures(self) -> dict[str, bytes]:
         """Return the pictures of the item shown, PNG by name of widget; the first is "image"."""
-        raise NotImplementedError
 
     def furnish(self, names: tuple[str, ...] = ("image",)) -> None:
         """Make the widgets, unless nobody looks. names: of the pictures."""
