@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cellfm_nb.claims import arithmetic, trials
+from cellfm_nb.claims.trials.objects import POSITION
 from cellfm_nb.encoder import Encoder, EncoderConfig
 
 SPACING = (0.25, 0.1, 0.1)
@@ -97,7 +98,7 @@ def test_centres_weighted_by_light_mend_a_lopsided_mask(spots):
     for k, p in enumerate(at[:1], 1):
         z, y, x = np.round(p).astype(int)
         labels[z - 1:z + 2, y - 1:y + 2, x - 1:x + 5] = k  # reaches too far to one side
-    truth = pd.DataFrame(at * SPACING, columns=trials.POSITION).assign(frame=0)
+    truth = pd.DataFrame(at * SPACING, columns=POSITION).assign(frame=0)
     found = trials.centre_errors({0: frames[0]}, {0: labels}, truth, SPACING)
     assert found["weighted over geometric"] < 0.7
     level = trials.centre_errors({0: np.where(labels > 0, 9.0, 0.0)}, {0: labels}, truth, SPACING)
@@ -106,7 +107,7 @@ def test_centres_weighted_by_light_mend_a_lopsided_mask(spots):
 
 def test_blobs_are_found_at_the_scale_of_the_psf(spots):
     frames, at, _ = spots
-    truth = pd.DataFrame(at * SPACING, columns=trials.POSITION).assign(frame=0)
+    truth = pd.DataFrame(at * SPACING, columns=POSITION).assign(frame=0)
     found = trials.scales_of_blobs({0: frames[0]}, truth, SPACING, (0.25, 0.13, 0.13))
     assert min(found.values()) > 0.8
     moved = truth.assign(x_um=truth["x_um"] + 1.5)
