@@ -27,10 +27,24 @@ class QKV(nn.Linear):
 
         angles (N, d / 2) turn queries and keys (see `position.rotate`); None leaves them.
         """
-        b, n, width = x.shape
-        qkv = super().forward(x).view(b, n, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # three of (B, H, N, d)
+        q, k, v = self._heads(super().forward(x), 3)
         return rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles), v
+
+    def query(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        """Return q alone, a third of the work: what a streamer's second pass needs."""
+        width = x.shape[-1]
+        (q,) = self._heads(F.linear(x, self.weight[:width], self.bias[:width]), 1)
+        return rotate(self.q_norm(q), angles)
+
+    def key_value(self, x: Tensor, angles: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return k and v alone: what a streamer's first pass stores."""
+        width = x.shape[-1]
+        k, v = self._heads(F.linear(x, self.weight[width:], self.bias[width:]), 2)
+        return rotate(self.k_norm(k), angles), v
+
+    def _heads(self, mapped: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, N, parts D) -> parts of (B, H, N, d)"""
+        return mapped.unflatten(2, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class Attention(nn.Module):

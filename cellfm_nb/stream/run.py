@@ -70,10 +70,10 @@ class Run:
             few = None
             if clusters:
                 few = self._represent(block, clusters, draw)
-                exact = block.finish(exact[None], self._context(self._qkv(block, exact, carried)[0]))[0]
+                exact = block.finish(exact[None], self._context(self._query(block, exact, carried)))[0]
             for start, stop in spans(x.rows, self.how.blocks[0]):
                 rows = x.read(start, stop)
-                q, _, _ = self._qkv(block, rows, torch.arange(start, stop))
+                q = self._query(block, rows, torch.arange(start, stop))
                 # keys and values of this block are all stored, so the tokens can be replaced in place
                 x.write(start, block.finish(rows[None], self._context(q, few))[0])
                 if bar:
@@ -88,26 +88,30 @@ class Run:
     def _say(self, block: Any) -> None:
         """Write the keys and values of all tokens."""
         for start, stop in spans(self.x.rows, self.how.blocks[0]):
-            _, keys, values = self._qkv(block, self.x.read(start, stop), torch.arange(start, stop))
-            self.k.write(start, _rows(keys))
-            self.v.write(start, _rows(values))
+            rows = block.norm1(self.x.read(start, stop)[None])
+            keys, values = block.attention.qkv.key_value(rows, self._angles(torch.arange(start, stop)))
+            self.k.write(start, _rows(keys[0]))
+            self.v.write(start, _rows(values[0]))
 
     def _represent(self, block: Any, clusters: int, draw: torch.Generator) -> Representatives:
         probes = torch.randint(self.first, self.x.rows, (self.fit.probes,), generator=draw).sort().values
-        q = self._qkv(block, self.x.gather(probes), probes)[0]
+        q = self._query(block, self.x.gather(probes), probes)
         return represent(lambda: self._blocks((self.k, self.v), 1024), q, self.x.rows, self.first, clusters, self.scale,
                          draw, self.fit)
 
-    def _qkv(self, block: Any, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k, v of rows (n, D) at places (n,) of the sequence, each (H, n, d)."""
+    def _query(self, block: Any, rows: Tensor, places: Tensor) -> Tensor:
+        """Return the queries (H, n, d) of rows (n, D) at places (n,) of the sequence."""
+        q = block.attention.qkv.query(block.norm1(rows[None]), self._angles(places))
+        return q[0].to(self.k.dtype)
+
+    def _angles(self, places: Tensor) -> Tensor | None:
+        """Return the angles (n, d / 2) of rotary positions at places (n,) of the sequence, ascending."""
         position = self.encoder.position
-        angles = None
-        if position.kind == "rope":
-            low, high = int(places[0]), int(places[-1]) + 1
-            runs = [(low, high)] if high - low == len(places) else [(int(place), int(place) + 1) for place in places]
-            angles = torch.cat([position.angles(a, b, self.how.grid, self.first) for a, b in runs])
-        parts = block.attention.qkv(block.norm1(rows[None]), angles)
-        return tuple(part[0].to(self.k.dtype) for part in parts)
+        if position.kind != "rope":
+            return None
+        low, high = int(places[0]), int(places[-1]) + 1
+        runs = [(low, high)] if high - low == len(places) else [(int(place), int(place) + 1) for place in places]
+        return torch.cat([position.angles(a, b, self.how.grid, self.first) for a, b in runs])
 
     def _blocks(self, stores: tuple[TokenStore, ...], size: int | None = None) -> Iterator[tuple[Tensor, ...]]:
         """Yield keys (and values) block by block, each (H, n, d)."""
@@ -126,7 +130,7 @@ class Run:
 
     def _saliency(self, block: Any) -> Tensor:
         """Return the softmax attention of the CLS token over all rows, (rows, H) float32."""
-        q = self._qkv(block, self.x.read(0, 1), torch.arange(1))[0].float() * self.scale  # H, 1, d
+        q = self._query(block, self.x.read(0, 1), torch.arange(1)).float() * self.scale  # H, 1, d
         weights, start = torch.empty(self.x.rows, q.shape[0], device=q.device), 0  # what grows with N here
         for keys, in self._blocks((self.k,)):
             stop = start + keys.shape[1]

@@ -129,6 +129,14 @@ def test_attention_by_hand_agrees_saliency_included():  # E7
     assert (out.saliency >= 0).all() and (out.saliency.sum(-1) < 1).all()
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_queries_alone_and_keys_with_values_are_those_of_the_whole_map(qk_norm):
+    qkv = encoder(qk_norm=qk_norm, position="rope").blocks[0].attention.qkv
+    x, angles = torch.randn(2, 50, 32, generator=torch_rng(0, "tokens")), torch.linspace(0, 3, 400).view(50, 8)
+    for part, whole in zip((qkv.query(x, angles), *qkv.key_value(x, angles)), qkv(x, angles), strict=True):
+        torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-6)
+
+
 def test_attention_in_half_precision_agrees_too():  # E7
     block, x = encoder().blocks[0], torch.randn(2, 50, 32, generator=torch_rng(0, "tokens"))
     q, k, v = block.attention.qkv(x)
