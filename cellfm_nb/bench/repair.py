@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cellfm_nb.bench import Row, extra_mib
-from cellfm_nb.curate import fit_noise, normalize
+from cellfm_nb.curate import LEVEL, fit_noise, normalize
 from cellfm_nb.encoder import Encoder, EncoderConfig, vits8
 from cellfm_nb.pretrain import PretrainSettings, pretrain
 from cellfm_nb.repair import WAYS, compare, detect, own_direction, plant_defect, repair, trace
@@ -102,7 +102,7 @@ def simulated(seed: int, n_frames: int = 6) -> tuple[list[np.ndarray], list[np.n
     frames, positive = [], []
     for t in range(n_frames):
         counts, labels = scene.render(t)
-        frames.append(normalize(counts, fit_noise(counts), config.spacing_um))
+        frames.append(normalize(counts, fit_noise(counts), config.spacing_um, level=LEVEL))
         positive.append(patch_voxels(labels > 0, PATCH).any(axis=1))
     return frames, positive
 

@@ -33,7 +33,7 @@ from cellfm_nb.bench.ssl_data import (
     foreground,
     padded,
 )
-from cellfm_nb.curate import fit_noise, normalize
+from cellfm_nb.curate import LEVEL, fit_noise, normalize
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.encoder.patches import asinh, cell_statistics, to_cells
 from cellfm_nb.score.features import patch_voxels
@@ -74,8 +74,8 @@ def frames(snr: float, seed: int, which: tuple[int, ...]) -> list[Frame]:
         counts, labels = scene.render(t)
         noise = noise or fit_noise(counts)
         electrons = (counts.astype(np.float32) - CAMERA.offset) / CAMERA.gain
-        out.append(Frame(normalize(counts, noise, SPACING_UM), (electrons - background) / spread, background,
-                         labels > 0))
+        given = normalize(counts, noise, SPACING_UM, level=LEVEL)
+        out.append(Frame(given, (electrons - background) / spread, background, labels > 0))
     return out
 
 
@@ -122,7 +122,7 @@ def posterior(frame: Frame) -> NDArray[np.float64]:
 
 def filter_statistics(volume: NDArray[np.float32]) -> np.ndarray:
     """Return mean, maximum and standard deviation in each token of what the untrained stem's filters see."""
-    stem = Encoder(EncoderConfig(spacing_um=SPACING_UM, patch=PATCH, width=16, depth=1, heads=1)).stem
+    stem = Encoder(EncoderConfig(spacing_um=SPACING_UM, patch=PATCH, width=16, depth=1, heads=1, rivals=0)).stem
     with torch.inference_mode():
         response = asinh(stem.filters(torch.from_numpy(padded(volume, PATCH))[None, None].float()))
         return asinh(cell_statistics(to_cells(response, PATCH)))[0].numpy()

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_laplace
 
-from cellfm_nb.curate import choose_crops, fit_noise, normalize
+from cellfm_nb.curate import LEVEL, choose_crops, fit_noise, normalize
 from cellfm_nb.encoder import Encoder
 from cellfm_nb.score.features import hand_statistics, patch_voxels
 from cellfm_nb.seeds import rng
@@ -61,7 +61,12 @@ def movies(seed: int, snr: float, frames: tuple[int, ...], way: str = "ours") ->
 
 
 def ours(counts: np.ndarray, noise: object) -> tuple[np.ndarray, float]:
-    """Stabilise the variance and take the local background away: noise of 1."""
+    """Stabilise the variance and take the local background away, but for a share: noise of 1."""
+    return normalize(counts, noise, SPACING_UM, level=LEVEL), 1.0
+
+
+def bare(counts: np.ndarray, noise: object) -> tuple[np.ndarray, float]:
+    """Stabilise the variance and take all of the local background away: noise of 1."""
     return normalize(counts, noise, SPACING_UM), 1.0
 
 
@@ -77,7 +82,7 @@ def min_max(counts: np.ndarray, noise: object) -> tuple[np.ndarray, float]:
     return (x - x.min()) / np.ptp(x), noise.variance(np.median(x)) ** 0.5 / np.ptp(x)
 
 
-WAYS = {"ours": ours, "z-score": z_score, "min-max": min_max}
+WAYS = {"ours": ours, "no level": bare, "z-score": z_score, "min-max": min_max}
 
 
 @cache
@@ -93,7 +98,7 @@ def crops(seed: int, shape: Triple = (24, 64, 64), n: int = 192, chosen: str = "
     each = -(-n // (len(SNRS) * len(frames)))
     for snr in SNRS:
         volumes, truth, unit = movies(seed, snr, frames, way)
-        for t, seen in enumerate(movies(seed, snr, frames)[0]):
+        for t, seen in enumerate(movies(seed, snr, frames, "no level")[0]):
             boxes = choose_crops(seen.astype(np.float32), shape, each, chosen, rng(seed, "bench crops", int(snr), t))
             for corner in boxes[["z0", "y0", "x0"]].to_numpy():
                 box = tuple(slice(a, a + size) for a, size in zip(corner, shape, strict=True))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from cellfm_nb.bench import Row, gpu
 from cellfm_nb.bench.attention import skipped
-from cellfm_nb.curate import choose_crops, fit_noise, normalize, resample
+from cellfm_nb.curate import LEVEL, choose_crops, fit_noise, normalize, resample
 from cellfm_nb.curate.deskew import deskew
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.manifest import locate
@@ -72,7 +72,7 @@ def stack() -> tuple[np.ndarray, tuple[float, float, float]]:
 def fitted(raw: np.ndarray, spacing_um: tuple[float, ...], wanted: tuple[float, float, float]) -> np.ndarray:
     """Resample and normalise a stack, as notebook 06 does."""
     volume, spacing = resample(raw.astype(np.float32), spacing_um, wanted)
-    return normalize(volume, fit_noise(volume), spacing)
+    return normalize(volume, fit_noise(volume), spacing, level=LEVEL)
 
 
 def encoders(volume: np.ndarray) -> dict[str, Encoder]:

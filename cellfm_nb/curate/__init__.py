@@ -12,7 +12,7 @@ from cellfm_nb.curate.loader import ShardLoader
 from cellfm_nb.curate.many import curate_movies, find_movies
 from cellfm_nb.curate.many_task import Recipe
 from cellfm_nb.curate.noise import NoiseModel, fit_movie_noise, fit_noise
-from cellfm_nb.curate.normalize import normalize, normalized_frame, stabilize
+from cellfm_nb.curate.normalize import LEVEL, encoder_frame, normalize, normalized_frame, separate, stabilize
 from cellfm_nb.curate.pack import fitting_crop, write_crops
 from cellfm_nb.curate.quality import accepted, judge, quality_table, read_quality, write_quality
 from cellfm_nb.curate.quality_summary import movie_quality, summarise
@@ -21,12 +21,13 @@ from cellfm_nb.curate.shards import ShardIndex, read_shards, write_shard, write_
 from cellfm_nb.curate.split import split_movies
 from cellfm_nb.curate.stretch import histogram_normalize, movie_limits, percentiles, stretch_limits
 
-__all__ = ["Decisions", "NoiseModel", "Recipe", "ShardIndex", "ShardLoader", "accepted", "agreement",
+__all__ = ["LEVEL", "Decisions", "NoiseModel", "Recipe", "ShardIndex", "ShardLoader", "accepted", "agreement",
            "apply_decisions", "background_level", "background_spread", "choose_crops", "cohen_kappa",
-           "correct_bleaching", "curate_movies", "deskew", "deskew_affine", "deskew_planes", "estimate_geometry",
+           "correct_bleaching", "curate_movies", "deskew", "deskew_affine", "deskew_planes", "encoder_frame",
+           "estimate_geometry",
            "find_movies", "fit_bleaching", "fit_movie_bleaching", "fit_movie_noise", "fit_noise", "fitting_crop",
            "frame_light", "histogram_normalize", "judge", "movie_limits", "movie_quality", "normalize",
            "normalized_frame", "percentiles", "plane_shift_px", "quality_table", "read_quality", "read_shards",
-           "resample", "resampled_shape", "signal_fraction", "signal_mask", "split_movies", "stabilize",
+           "resample", "resampled_shape", "separate", "signal_fraction", "signal_mask", "split_movies", "stabilize",
            "stretch_limits", "subtract_background", "summarise", "write_corrected", "write_crops", "write_deskewed",
            "write_quality", "write_resampled", "write_shard", "write_shards"]

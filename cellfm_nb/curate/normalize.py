@@ -6,28 +6,41 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cellfm_nb.curate.background import check_volume, despike, find_background, flat_fill, lower_half
+from cellfm_nb.curate.background import check_volume, despike, find_background, flat_fill, lower_half, refine_background
 from cellfm_nb.curate.noise import NoiseModel, fit_noise
 from cellfm_nb.curate.resample import resample
 from cellfm_nb.curate.stretch import histogram_normalize
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
-__all__ = ["histogram_normalize", "normalize", "normalized_frame", "stabilize"]
+__all__ = ["LEVEL", "encoder_frame", "histogram_normalize", "normalize", "normalized_frame", "separate", "stabilize"]
 
+BACKGROUND_UM = (0.9, 0.8, 0.8)
+LEVEL = np.float32(0.05)  # share of the background that encoders see
 FINE_UM = 0.16  # with pixels up to this, the neighbour of a peak has over a quarter of it (PSF s.d. >= 0.1 um)
 
 
 def normalize(volume: np.ndarray, noise: NoiseModel, spacing_um: Sequence[float],
-              background_um: Sequence[float] = (0.9, 0.8, 0.8)) -> np.ndarray:
+              background_um: Sequence[float] = BACKGROUND_UM, level: float = 0.0) -> np.ndarray:
     """Normalise a volume: stabilise its variance, take the local background away, divide by the noise.
 
     Parameters: volume (z,y,x), any number type; noise from `fit_noise`; spacing_um (z,y,x); background_um,
     half the window (z,y,x) of the running medians that follow the background, in micrometre: larger than the radius of
-    what you look for (`background.find_background`).
+    what you look for (`background.find_background`); level, share of the background that is left in (`separate`).
     Returns: float32 (z,y,x), background ~ N(0, 1), so a value is a signal in units of the noise. Unchanged by
     x -> a x + b with a > 0. The flat fill of deskewed corners becomes 0; hot and dead pixels are replaced.
     Raises InputError on NaN, infinite or constant volumes.
+    """
+    rest, ground = separate(volume, noise, spacing_um, background_um)
+    return rest + np.float32(level) * ground if level else rest
+
+
+def separate(volume: np.ndarray, noise: NoiseModel, spacing_um: Sequence[float],
+             background_um: Sequence[float] = BACKGROUND_UM) -> tuple[np.ndarray, np.ndarray]:
+    """Part a volume into what `normalize` returns and the background it takes away, both in units of the noise.
+
+    Returns: two float32 (z,y,x): rest, background ~ N(0, 1); and the background's height above the movie's darkest
+    (`NoiseModel.offset`), in which a cell differs from what is around it. Both are 0 in the fill of deskewed corners.
     """
     check_volume(volume, "normalize")
     y = stabilize(volume, noise)
@@ -36,15 +49,15 @@ def normalize(volume: np.ndarray, noise: NoiseModel, spacing_um: Sequence[float]
         valid[:] = True
     if max(spacing_um[1:]) <= FINE_UM:
         y = despike(y, valid)
-    background = find_background(y, [b / s for b, s in zip(background_um, spacing_um, strict=True)])
+    half_px = [b / s for b, s in zip(background_um, spacing_um, strict=True)]
+    background = refine_background(y, find_background(y, half_px), half_px, valid)
     rest = y - background
-    centre, sd = lower_half(rest[valid])
+    centre, sd = (np.float32(value) for value in lower_half(rest[valid]))
     if not sd > 0:
         raise InputError("No noise to divide by.", where="normalize", got="a background without spread",
                          expected="camera noise", do="Use raw data, not a mask or a rendering.")
-    rest = (rest - np.float32(centre)) / np.float32(sd)
-    rest[~valid] = 0
-    return rest
+    dark = stabilize(np.array([noise.offset]), noise)
+    return tuple(np.where(valid, part / sd, np.float32(0)) for part in (rest - centre, background + centre - dark))
 
 
 def normalized_frame(movie: Movie, t: int, noise: NoiseModel | None = None, c: int = 0,
@@ -56,11 +69,30 @@ def normalized_frame(movie: Movie, t: int, noise: NoiseModel | None = None, c: i
     which averages noise away: fitted on this frame); target_um (z,y,x), None for the movie's own.
     Returns: (float32 (z,y,x), spacing_um). Raises InputError on NaN, infinite or constant volumes.
     """
+    rest, _, spacing = separated_frame(movie, t, noise, c, target_um)
+    return rest, spacing
+
+
+def encoder_frame(movie: Movie, t: int, noise: NoiseModel | None = None, c: int = 0,
+                  target_um: Sequence[float] | None = None) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Do as `normalized_frame`, but leave the share LEVEL of the background in: what encoders learn from and read.
+
+    Without it nothing tells a cell from its surround, whose noise is as high once it is stabilised: a linear probe on
+    blob filters lost .03 of average precision at a signal-to-noise ratio of 2.
+    """
+    rest, ground, spacing = separated_frame(movie, t, noise, c, target_um)
+    return rest + LEVEL * ground, spacing
+
+
+def separated_frame(movie: Movie, t: int, noise: NoiseModel | None = None, c: int = 0,
+                    target_um: Sequence[float] | None = None
+                    ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """Load and resample a frame as `normalized_frame` does and `separate` it: (rest, background, spacing_um)."""
     volume, spacing = check_volume(movie.frame(t, c), f"{movie.name}, frame {t}"), movie.spacing_um
     if target_um is not None and not np.allclose(spacing, target_um, rtol=0.01):
         volume, spacing = resample(volume, spacing, target_um)
         noise = None
-    return normalize(volume, noise or fit_noise(volume), spacing), spacing
+    return *separate(volume, noise or fit_noise(volume), spacing), spacing
 
 
 def stabilize(volume: np.ndarray, noise: NoiseModel) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cellfm_nb.curate.crops import choose_crops
 from cellfm_nb.curate.noise import fit_movie_noise
-from cellfm_nb.curate.normalize import normalized_frame
+from cellfm_nb.curate.normalize import LEVEL, separated_frame
 from cellfm_nb.curate.quality import accepted
 from cellfm_nb.curate.shards import Sample, write_shard
 from cellfm_nb.errors import InputError
@@ -59,8 +59,8 @@ def crops_of(movie: Movie, frames: Sequence[int], n: int, label: str, digest: st
     Parameters: movie; frames to take; n; label, the first word of the keys; digest of the movie's content;
     crop_shape (z,y,x), method, seed, c; target_um (z,y,x), resample to it (None: the movie's own spacing); draw, what
     the random draws are keyed by (None: the label); about, filled with where the samples came from; bar, stepped.
-    Samples: float16 normalised voxels (z,y,x), and {"movie", "movie_sha256", "frame", "channel", "origin_px",
-    "spacing_um" (z,y,x), "signal", "chosen_by"}: enough to find every voxel again.
+    Samples: float16 voxels (z,y,x) as `encoder_frame` gives them, and {"movie", "movie_sha256", "frame", "channel",
+    "origin_px", "spacing_um" (z,y,x), "signal", "chosen_by"}: enough to find every voxel again.
     """
     target_um = movie.spacing_um if target_um is None else target_um
     noise = fit_movie_noise(movie, c) if np.allclose(movie.spacing_um, target_um, rtol=0.01) else None
@@ -72,10 +72,11 @@ def crops_of(movie: Movie, frames: Sequence[int], n: int, label: str, digest: st
     for k, i in enumerate(chosen):
         t = int(frames[i])
         here = n * (k + 1) // len(chosen) - n * k // len(chosen)
-        volume, spacing = normalized_frame(movie, t, noise, c, target_um)
+        volume, background, spacing = separated_frame(movie, t, noise, c, target_um)
         boxes = choose_crops(volume, crop_shape, here, method, rng(seed, "curate", "crops", draw or label, t))
         for j, box in enumerate(boxes.itertuples()):
-            crop = volume[box.z0 : box.z1, box.y0 : box.y1, box.x0 : box.x1].astype(np.float16)
+            where = slice(box.z0, box.z1), slice(box.y0, box.y1), slice(box.x0, box.x1)
+            crop = (volume[where] + LEVEL * background[where]).astype(np.float16)
             yield f"{label}-c{c}-{t:05d}-{j:04d}", crop, {
                 "movie": movie.name, "movie_sha256": digest, "frame": t, "channel": c,
                 "origin_px": [int(box.z0), int(box.y0), int(box.x0)], "spacing_um": list(spacing),

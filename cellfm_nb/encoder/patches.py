@@ -55,20 +55,26 @@ class FilterStem(nn.Module):
     The filters start as differences of Gaussians and Gaussians laid out in micrometres, so one prior serves every voxel
     size. A token is a linear map of its responses, averaged to a nearly isotropic raster, plus a linear map of their
     mean, maximum and standard deviation at full resolution: the maximum of a matched filter is what detects a punctum.
+    Of its first `rivals` filters it also says how many sources voxels claim against each other (`Rivalry`).
     Masked patches are emptied BEFORE the filters, so that a masked token still sees its surround.
 
-    Parameters: width, D; patch, voxels (z, y, x); channels, number of filters; spacing_um, (z, y, x).
+    Parameters: width, D; patch, voxels (z, y, x); channels, number of filters; spacing_um, (z, y, x); rivals.
+    Attributes: reach, voxels (z, y, x) beyond its own that a token sees; halo, the same in whole patches.
     """
 
-    def __init__(self, width: int, patch: Triple, channels: int, spacing_um: tuple[float, float, float]) -> None:
+    def __init__(self, width: int, patch: Triple, channels: int, spacing_um: tuple[float, float, float],
+                 rivals: int = 0) -> None:
         super().__init__()
-        kernel, self.patch = filter_size(spacing_um), patch
+        kernel, self.patch, self.rivals = filter_size(spacing_um), patch, min(rivals, channels)
         self.raster = raster(patch, spacing_um)
-        self.filters = nn.Conv3d(1, channels, kernel, padding=[k // 2 for k in kernel])
+        self.rivalry = Rivalry(spacing_um)
+        self.margin = self.rivalry.margin if self.rivals else (0, 0, 0)
+        self.reach = tuple(k // 2 + m for k, m in zip(kernel, self.margin, strict=True))
+        self.halo = tuple(math.ceil(r / p) * p for r, p in zip(self.reach, patch, strict=True))
+        self.filters = nn.Conv3d(1, channels, kernel, padding=self.reach)
         self.embed = nn.Linear(channels * math.prod(patch) // math.prod(self.raster), width)
-        self.statistics = nn.Linear(3 * channels, width)
+        self.statistics = nn.Linear(3 * channels + 4 * self.rivals, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.halo = tuple(math.ceil((k // 2) / p) * p for k, p in zip(kernel, patch, strict=True))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Triple]:
         """Return tokens (B, N, D) and the grid (z, y, x) of x (B, 1, Z, Y, X); mask (B, N), True = hidden."""
@@ -85,12 +91,58 @@ class FilterStem(nn.Module):
         return tokens, grid
 
     def describe(self, response: Tensor) -> Tensor:
-        """Turn the filters' responses (B, C, Z, Y, X), whole patches, into tokens (B, N, D)."""
-        response = asinh(response)  # linear at the noise, logarithmic at bright spots
+        """Turn the filters' responses (B, C, Z, Y, X), whole patches and the margin around them, into tokens (B, N, D).
+        """
+        inner = tuple(slice(m, n - m) for m, n in zip(self.margin, response.shape[2:], strict=True))
+        told = [self.rivalry(response[:, :self.rivals], self.patch)] if self.rivals else []
+        response = asinh(response[(..., *inner)])  # linear at the noise, logarithmic at bright spots
         coarse = F.avg_pool3d(response, self.raster)
         cells = tuple(p // r for p, r in zip(self.patch, self.raster, strict=True))
         tokens = self.embed(to_cells(coarse, cells).flatten(2))
-        return tokens + self.statistics(asinh(cell_statistics(to_cells(response, self.patch))))
+        told.insert(0, asinh(cell_statistics(to_cells(response, self.patch))))
+        return tokens + self.statistics(torch.cat(told, dim=-1).to(tokens.dtype))
+
+
+class Rivalry:
+    """Let the voxels around a bright spot compete for it: whose source is it, and is there one?
+
+    A matched filter's signal-to-noise ratio m speaks for a point source with the likelihood ratio exp(m^2 / 2), at the
+    best brightness. Bayes' rule for at most one source in a window gives each voxel its share,
+    odds / (1 + sum of odds): noise has none, a spot has 1, and its flanks don't count it again. Sharing what the
+    neighbourhood has is divisive normalisation (Carandini and Heeger 2012). No gradient: it tells, it doesn't teach.
+
+    Parameters: spacing_um (z, y, x); per_um3, sources expected per cubic micrometre; window_um, half the window in
+    which one source explains the light; blur_um, by how much a place is uncertain.
+    Attributes: margin, voxels (z, y, x) it needs around what it is asked of.
+    """
+
+    def __init__(self, spacing_um: tuple[float, float, float], per_um3: float = 0.04,
+                 window_um: tuple[float, float, float] = (0.25, 0.2, 0.2),
+                 blur_um: tuple[float, float, float] = (0.25, 0.1, 0.1)) -> None:
+        self.rarity = per_um3 * math.prod(spacing_um)
+        self.window, self.blur = (filter_size(spacing_um, um, largest=7) for um in (window_um, blur_um))
+        self.margin = tuple(a // 2 + b // 2 for a, b in zip(self.window, self.blur, strict=True))
+
+    @torch.no_grad()
+    def __call__(self, response: Tensor, patch: Triple) -> Tensor:
+        """Return what responses (B, C, Z, Y, X), margin included, claim in each patch: (B, N, 4C), float32.
+
+        Of each filter: the sources expected in the patch, the largest claim of a voxel, and how sure both are, on a
+        scale of logarithms.
+        """
+        odds = self.rarity * response.float().clamp(0, 10).square().div(2).exp()
+        inner = tuple(slice(w // 2, n - w // 2) for w, n in zip(self.window, odds.shape[2:], strict=True))
+        claims = to_cells(around(odds[(..., *inner)] / (1 + around(odds, self.window)), self.blur), patch)
+        told = torch.cat([claims.sum(dim=-1) / math.prod(self.blur), claims.amax(dim=-1)], dim=-1)
+        return torch.cat([told, torch.log1p(1000 * told) / 3], dim=-1)
+
+
+def around(x: Tensor, window: Triple) -> Tensor:
+    """Sum (B, C, Z, Y, X) over a window about each voxel that has all of it: an axis loses window - 1."""
+    for axis, n in enumerate(window):
+        size = tuple(n if a == axis else 1 for a in range(3))
+        x = F.avg_pool3d(x, size, stride=1) * n
+    return x
 
 
 class Asinh(torch.autograd.Function):
@@ -134,9 +186,9 @@ def raster(patch: Triple, spacing_um: tuple[float, float, float], step_um: float
 
 
 def filter_size(spacing_um: tuple[float, float, float],
-                reach_um: tuple[float, float, float] = (0.5, 0.4, 0.4)) -> Triple:
-    """Return the odd kernel size (z, y, x) in voxels that reaches `reach_um` to either side, at least 3, at most 13."""
-    return tuple(2 * min(6, max(1, round(r / s))) + 1 for r, s in zip(reach_um, spacing_um, strict=True))
+                reach_um: tuple[float, float, float] = (0.5, 0.4, 0.4), largest: int = 13) -> Triple:
+    """Return the odd kernel size (z, y, x) in voxels that reaches `reach_um` to either side, from 3 to `largest`."""
+    return tuple(min(largest, 2 * max(1, round(r / s)) + 1) for r, s in zip(reach_um, spacing_um, strict=True))
 
 
 def blob_filters(channels: int, kernel: Triple, spacing_um: tuple[float, float, float],

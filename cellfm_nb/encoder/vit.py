@@ -25,7 +25,8 @@ class EncoderConfig:
     stem: "dog", overlapping blob filters; "conv", the same with random filters; "patch", plain Conv3d patches.
     layer_scale: 1 for short runs, 1e-5 for long ones. registers: learned tokens beside CLS (Darcet et al. 2024).
     position: "none" | "sincos" | "learned" | "rope", see `Position`; position_grid, tokens of the learned code.
-    mlp: "gelu" | "swiglu"; qk_norm: queries and keys of one length.
+    mlp: "gelu" | "swiglu"; qk_norm: queries and keys of one length. rivals: of the blob filters, how many say which
+    voxels claim a source against their neighbours, see `patches.Rivalry`.
     """
 
     spacing_um: tuple[float, float, float] = (0.25, 0.1, 0.1)
@@ -43,6 +44,7 @@ class EncoderConfig:
     position_grid: tuple[int, int, int] = (4, 4, 4)
     mlp: str = "gelu"
     qk_norm: bool = False
+    rivals: int = 3
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "spacing_um", tuple(float(s) for s in self.spacing_um))
@@ -92,7 +94,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig | None = None, seed: int = 0) -> None:
         super().__init__()
         self.config = c = config or EncoderConfig()
-        self.stem = (FilterStem(c.width, c.patch, c.stem_channels, c.spacing_um) if c.stem != "patch"
+        self.stem = (FilterStem(c.width, c.patch, c.stem_channels, c.spacing_um, c.rivals) if c.stem != "patch"
                      else PatchStem(c.width, c.patch))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, c.width))
         self.register_tokens = nn.Parameter(torch.zeros(1, c.registers, c.width)) if c.registers else None

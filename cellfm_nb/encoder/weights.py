@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cellfm_nb.encoder.vit import Encoder
 
 FORMAT = "cellfm_nb.encoder/1"
+BEFORE = {"rivals": 0}  # what weights are that were written before a setting was
 PACKAGED = Path(__file__).parents[1] / "weights"  # NAME/: encoder.safetensors, config.json, README.md
 
 
@@ -90,7 +91,7 @@ def load_encoder(folder: str | Path, device: str = "cpu") -> Encoder:
     again = "delete the folder and run notebook 03_pretrain_encoder again"
     try:
         card = json.loads(config_path.read_text())
-        config, sha256 = EncoderConfig(**card["config"]), card["sha256"]
+        config, sha256 = EncoderConfig(**BEFORE | card["config"]), card["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError("the description of the encoder cannot be read", where=config_path, got=error,
                          do=again) from error

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.stream.stem import filter_tokens, reach
+from cellfm_nb.stream.stem import filter_tokens
 from cellfm_nb.stream.store import TokenStore
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def embed_chunks(encoder: Encoder, volume: Any, grid: Triple, chunk: Triple
     """
     patch, weights = encoder.config.patch, encoder.cls_token
     tiled = weights.device.type == "cpu" and encoder.config.stem != "patch"
-    halo = reach(encoder.stem) if tiled else encoder.halo
+    halo = encoder.stem.reach if tiled else encoder.halo
     for where, low, high in cut(grid, chunk, halo, patch, volume.shape):
         voxels = torch.from_numpy(read_voxels(volume, low, high)).to(weights.device, weights.dtype)
         if tiled:

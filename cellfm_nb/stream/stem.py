@@ -21,18 +21,13 @@ if TYPE_CHECKING:
 Triple = tuple[int, int, int]
 
 
-def reach(stem: FilterStem) -> Triple:
-    """Return how many voxels (z, y, x) beyond a token's own its filters see."""
-    return tuple(k // 2 for k in stem.filters.kernel_size)
-
-
 def filter_tokens(stem: FilterStem, x: Tensor) -> Tensor:
     """Turn voxels into tokens.
 
     Parameters: stem; x (Z, Y, X), whole patches and the stem's reach on every side.
     Returns: tokens (gz, gy, gx, D), equal to the stem's of the whole volume to rounding.
     """
-    patch, margin = stem.patch, reach(stem)
+    patch, margin = stem.patch, stem.reach
     grid = tuple((n - 2 * m) // p for n, m, p in zip(x.shape, margin, patch, strict=True))
     tile = chunk_of(grid, patch, TILE)
     tokens = x.new_empty(*grid, stem.embed.out_features)

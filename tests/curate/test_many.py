@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellfm_nb.curate import fit_movie_noise, many_run, many_task, normalized_frame, read_shards
+from cellfm_nb.curate import encoder_frame, fit_movie_noise, many_run, many_task, read_shards
 from cellfm_nb.curate.decisions import Decisions
 from cellfm_nb.curate.loader import ShardLoader
 from cellfm_nb.curate.many import Recipe, curate_command, curate_movies, find_movies
@@ -88,7 +88,7 @@ def test_a_crop_is_found_again_in_its_movie(alone, movies):
     for i in (0, 9, 23):
         crop, told = loader[i]
         movie = Movie.open(paths[told["movie_sha256"]])
-        again, spacing = normalized_frame(movie, told["frame"], fit_movie_noise(movie), told["channel"])
+        again, spacing = encoder_frame(movie, told["frame"], fit_movie_noise(movie), told["channel"])
         place = tuple(slice(o, o + n) for o, n in zip(told["origin_px"], crop.shape, strict=True))
         assert np.array_equal(again[place].astype(np.float16), crop) and list(spacing) == told["spacing_um"]
 

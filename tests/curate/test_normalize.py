@@ -2,8 +2,26 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cellfm_nb.curate import NoiseModel, deskew, fit_noise, histogram_normalize, normalize, normalized_frame
-from cellfm_nb.curate.background import background_spread, flat_fill, running_median, subtract_background
+from cellfm_nb.curate import (
+    LEVEL,
+    NoiseModel,
+    deskew,
+    encoder_frame,
+    fit_noise,
+    histogram_normalize,
+    normalize,
+    normalized_frame,
+    separate,
+)
+from cellfm_nb.curate.background import (
+    background_spread,
+    find_background,
+    flat_fill,
+    refine_background,
+    running_median,
+    smoothed,
+    subtract_background,
+)
 from cellfm_nb.curate.stretch import SAMPLE, movie_limits, order_statistics, percentiles, stretch_limits
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
@@ -228,3 +246,35 @@ def test_every_odd_volume_ends_in_numbers_or_in_one_message(way, odd):
         assert odd not in ("one plane", "below zero")
     else:
         assert odd != "nan" and (isinstance(out, NoiseModel) or np.isfinite(out).all())
+
+
+def test_refining_the_background_takes_its_noise_away_and_leaves_curves_and_edges():
+    """Negative control: smoothing once flattens what curves and blurs edges."""
+    z, y, x = np.indices((24, 96, 96)) - np.array([12, 48, 48])[:, None, None, None]
+    ground = 10 * np.exp(-((z / 20) ** 2 + (y / 30) ** 2 + (x / 30) ** 2))
+    half, valid = [3.6, 8, 8], np.ones(ground.shape, bool)
+    noisy = (ground + np.random.default_rng(0).normal(size=ground.shape)).astype(np.float32)
+    medians = find_background(noisy, half)
+    refined = refine_background(noisy, medians, half, valid)
+    errors = [np.std((a - ground)[4:-4, 12:-12, 12:-12]) for a in (medians, refined, smoothed(noisy, half, valid))]
+    assert errors[1] < 0.7 * errors[0] and errors[1] < 0.7 * errors[2]
+    step = np.where(x > 0, 12, 0).astype(np.float32)
+    sharp = refine_background(step + noisy - ground, find_background(step + noisy - ground, half), half, valid)
+    beside = [40, 43, 53, 56]
+    assert np.abs(sharp - step)[..., beside].mean() < 0.4
+    assert np.abs(smoothed(step, half, valid) - step)[..., beside].mean() > 0.7
+
+
+def test_an_encoder_sees_the_level_of_the_background():
+    volume = puncta((16, 64, 96), n=8, gradient=0, background=30)
+    volume[..., 48:] += np.random.default_rng(0).poisson(120, volume[..., 48:].shape).astype(volume.dtype)
+    movie, noise = Movie.from_array(volume[None], spacing_um=SPACING), fit_noise(volume)
+    (seen, _), (plain, _) = encoder_frame(movie, 0, noise), normalized_frame(movie, 0, noise)
+    rest, ground = separate(volume, noise, SPACING)
+    np.testing.assert_array_equal(plain, rest)
+    np.testing.assert_allclose(seen, rest + LEVEL * ground, atol=1e-5)
+    np.testing.assert_array_equal(seen, normalize(volume, noise, SPACING, level=LEVEL))
+    left, right = seen[..., :40].mean(), seen[..., 56:].mean()
+    assert right - left > 0.4 > 0.2 > abs(plain[..., 56:].mean() - plain[..., :40].mean())  # negative control: plain
+    _, other = separate(2 * volume + 50, fit_noise(2 * volume + 50), SPACING)  # units do not matter
+    assert np.abs(other - ground).max() < 0.1 * ground.max()

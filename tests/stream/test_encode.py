@@ -81,7 +81,7 @@ def test_tile_by_tile_the_filters_give_the_tokens_of_the_stem(patch, lateral_um,
     x = torch.from_numpy(rng(0, "tiles").normal(size=[3 * patch[0], 4 * patch[1], 5 * patch[2]]).astype(np.float32))
     with torch.no_grad():
         whole, grid = own(x[None, None])
-        tiles = stem.filter_tokens(own, F.pad(x, [m for m in stem.reach(own)[::-1] for _ in "<>"]))
+        tiles = stem.filter_tokens(own, F.pad(x, [m for m in own.reach[::-1] for _ in "<>"]))
     assert tiles.shape == (*grid, 16) and torch.allclose(tiles.flatten(0, 2), whole[0], atol=1e-5)
 
 
