@@ -20,7 +20,7 @@ def model_card(name: str, card: Mapping[str, Any]) -> str:
         "What it is": f"A 3D vision transformer for light-sheet volumes: {card['parameters'] / 1e6:.2f} million "
                       f"parameters, one descriptor of {config['width']} numbers for each patch of "
                       f"{' x '.join(map(str, config['patch']))} voxels (z, y, x). It reads volumes with background "
-                      f"noise of standard deviation 1, on voxels of {z:g} x {y:g} x {x:g} um.",
+                      f"noise of standard deviation 1 (`curate.encoder_frame`), on voxels of {z:g} x {y:g} x {x:g} um.",
         "How to read it": "`Encoder.from_pretrained(...)` of this folder checks the sha256 and returns it in eval "
                           "mode.\n\n"
                           f"encoder.safetensors: {card['bytes'] / 1e6:.2f} MB, {card['dtype']}, sha256 "

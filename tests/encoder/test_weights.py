@@ -29,6 +29,15 @@ def test_round_trip_is_bit_exact(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "encoder.safetensors"]
 
 
+def test_weights_from_before_a_setting_are_read_as_they_were(tmp_path):
+    old = EncoderConfig(width=32, depth=1, heads=2, rivals=0)
+    folder = Encoder(old, seed=1).save_pretrained(tmp_path / "old")
+    told = json.loads((folder / "config.json").read_text())
+    del told["config"]["rivals"]
+    (folder / "config.json").write_text(json.dumps(told))
+    assert Encoder.from_pretrained(folder).config == old != EncoderConfig(width=32, depth=1, heads=2)
+
+
 def spoil(folder, what):
     weights, config = folder / "encoder.safetensors", folder / "config.json"
     if what == "no weights":
