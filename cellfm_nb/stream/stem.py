@@ -35,7 +35,9 @@ def filter_tokens(stem: FilterStem, x: Tensor) -> Tensor:
         stop = [min(a + t, g) for a, t, g in zip(corner, tile, grid, strict=True)]
         box = x[tuple(slice(a * p, b * p + 2 * m) for a, b, p, m in zip(corner, stop, patch, margin, strict=True))]
         where = tuple(slice(a, b) for a, b in zip(corner, stop, strict=True))
-        tokens[where] = stem.describe(respond(stem, box)).view(*tokens[where].shape)
+        wide = respond(stem, box)
+        inner = wide[(..., *(slice(m, n - m) for m, n in zip(stem.margin, wide.shape[2:], strict=True)))]
+        tokens[where] = stem.describe(inner.contiguous(), wide[:, :stem.rivals]).view(*tokens[where].shape)
     return tokens
 
 

@@ -68,7 +68,7 @@ def test_rivals_count_a_spot_once_and_noise_hardly_ever():
     spot = 9 * torch.exp(-((z - 9.5) ** 2 + (y - 27.5) ** 2 + (x - 27.5) ** 2) / 4)  # at the corner of eight patches
     assert told(noise + spot)[:, 0].sum() - told(noise)[:, 0].sum() == pytest.approx(1, abs=0.25)
     assert (told(spot)[:, 1] > 0.5).sum() >= 1
-    flanks = told(torch.where(spot > 0.9 * spot.max(), 0.0, spot))[:, 0].sum()  # negative control: no peak, flanks claim
+    flanks = told(torch.where(spot > 0.9 * spot.max(), 0.0, spot))[:, 0].sum()  # no peak: its flanks claim it
     assert flanks > 0.9
 
 
