@@ -133,7 +133,9 @@ VARIANTS = {
                         settings={"global_shape": (21, 42, 42), "local_shape": (7, 14, 14)}),
     "stem conv": Variant("F2", "worse", config={"stem": "conv"}),
     "stem patch": Variant("F2", "worse", config={"stem": "patch"}),
+    "no rivals": Variant("F2", "worse", config={"rivals": 0}),
     # what it sees
+    "no level": Variant("F1", "worse", data={"way": "no level"}),
     "z-score": Variant("A07", "worse", data={"way": "z-score"}),
     "min-max": Variant("A07", "worse", data={"way": "min-max"}),
     "random crops": Variant("A05", "worse", data={"chosen": "random"}),
