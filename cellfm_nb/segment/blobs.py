@@ -82,7 +82,8 @@ class Look:
 
     blobs, score : fitted, accepted at the stated false discovery rate; position (N, 3) voxels, value (N,), extra (N,)
     um^2 : candidates below that level in what the fit leaves; law : of the decoys there, decoy_position, decoy_score;
-    flat : (z, y, x) float16, the volume without its background; noise : of neighbouring voxels together, >= 1.
+    flat : (z, y, x) float16, the volume without its background; z : the same of the last look's score map; noise : of
+    neighbouring voxels together, >= 1.
     """
 
     blobs: Blobs
@@ -94,6 +95,7 @@ class Look:
     decoy_position: np.ndarray
     decoy_score: np.ndarray
     flat: np.ndarray
+    z: np.ndarray
     noise: float
 
 
@@ -119,7 +121,8 @@ def look(
     flat, noise = volume - background, max(evidence.noise, 1.0)
     blobs = joint_fit(flat, blobs, spacing, psf, noise, sweeps=1)    # moves nothing: the errors, by the noise left now
     return Look(blobs, score, candidates.position[~new], value[~new], own[~new], candidates.law,
-                candidates.decoy_position, candidates.decoy_score, flat.astype(np.float16), noise)
+                candidates.decoy_position, candidates.decoy_score, flat.astype(np.float16),
+                evidence.z.astype(np.float16), noise)
 
 
 def detect(

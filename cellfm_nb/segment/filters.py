@@ -168,6 +168,12 @@ def local_background(
     return expand_blocks(background, block, volume.shape)
 
 
+def box_around(middle: np.ndarray, reach: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
+    """Return an index an axis of the box `reach` voxels each way of a voxel, cut at the volume's border."""
+    middle = np.clip(middle, 0, np.array(shape) - 1)
+    return [np.arange(max(m - r, 0), min(m + r + 1, n)) for m, r, n in zip(middle, reach, shape, strict=True)]
+
+
 def block_mean(volume: np.ndarray, block: np.ndarray) -> np.ndarray:
     """Return means over blocks (the last block of an axis may be smaller)."""
     for axis, b in enumerate(block):

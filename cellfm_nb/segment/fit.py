@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+OWN_SIZE = 0.3                                              # PSF variances: an object's own size, give or take as much
 CHUNK = 2000                                                # blobs fitted at a time: bounds memory, not the result
 
 
@@ -38,6 +39,26 @@ class Blobs:
     def sigma_px(self, spacing_um: np.ndarray, sigma_um: np.ndarray) -> np.ndarray:
         """Return (N, 3) standard deviations in voxels."""
         return np.sqrt(sigma_um**2 + self.extra[:, None]) / spacing_um
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known of N blobs before the fit: place (N, 3) voxels with its precision, own variance um^2 with its."""
+
+    position: np.ndarray
+    position_precision: np.ndarray
+    extra: np.ndarray
+    extra_precision: np.ndarray
+
+    def take(self, index: np.ndarray) -> Prior:
+        """Return that of the chosen blobs."""
+        return Prior(*(getattr(self, f)[index] for f in self.__dataclass_fields__))
+
+
+def weak_prior(n: int, sigma_um: np.ndarray) -> Prior:
+    """Return the prior of blobs of which nothing is known: any place, a size that only faint blobs feel."""
+    size = OWN_SIZE * sigma_um[-1] ** 2
+    return Prior(np.zeros((n, 3)), np.zeros((n, 3)), np.full(n, size), np.full(n, size**-2))
 
 
 def start_blobs(position: np.ndarray, amplitude: np.ndarray, extra: np.ndarray | float) -> Blobs:
@@ -128,7 +149,8 @@ def chunks(n: int) -> list[np.ndarray]:
 
 
 def joint_fit(
-    volume: np.ndarray, blobs: Blobs, spacing_um: np.ndarray, sigma_um: np.ndarray, noise: float = 1.0, sweeps: int = 8
+    volume: np.ndarray, blobs: Blobs, spacing_um: np.ndarray, sigma_um: np.ndarray, noise: float = 1.0, sweeps: int = 8,
+    prior: Prior | None = None,
 ) -> Blobs:
     """Fit all blobs to the volume together by damped Gauss-Newton on their common residual.
 
@@ -139,15 +161,16 @@ def joint_fit(
     spacing_um, sigma_um : (3,) arrays, micrometre.
     noise : standard deviation the uncertainties are scaled with (above 1 where neighbouring voxels are correlated).
     sweeps : passes over all blobs.
+    prior : what is known of the blobs; None = their own variance is .3 +- .3 of the lateral PSF variance.
 
     Returns
     -------
     Blobs with uncertainties from the Fisher information at the optimum. Each sweep moves every blob against the
-    residual that all of them leave, so touching objects share their light instead of counting it twice. The object's
-    own variance has a weak prior (.3 +- .3 of the lateral PSF variance), which only faint blobs feel.
+    residual that all of them leave, so touching objects share their light instead of counting it twice.
     """
     if not len(blobs):
         return blobs
+    prior = prior or weak_prior(len(blobs), sigma_um)
     start, reach = blobs.position.copy(), 1.5 * sigma_um / spacing_um
     sigma = blobs.sigma_px(spacing_um, sigma_um)
     boxes = boxes_around(blobs, volume.shape, sigma, reach)
@@ -155,7 +178,8 @@ def joint_fit(
     add_blobs(residual, blobs, boxes, sigma, -1)
     for sweep in range(sweeps):
         last = sweep == sweeps - 1                          # it moves nothing: the uncertainties at the optimum
-        new = [newton_step(residual, blobs, boxes, part, spacing_um, sigma_um, noise, damping=0.0 if last else 0.7)
+        new = [newton_step(residual, blobs, boxes, part, spacing_um, sigma_um, noise, prior,
+                           damping=0.0 if last else 0.7)
                for part in chunks(len(blobs))]
         new = Blobs(*(np.concatenate([getattr(b, f) for b in new]) for f in Blobs.__dataclass_fields__))
         if last:
@@ -168,7 +192,7 @@ def joint_fit(
 
 def newton_step(
     residual: np.ndarray, blobs: Blobs, boxes: Boxes, part: np.ndarray, spacing_um: np.ndarray, sigma_um: np.ndarray,
-    noise: float, damping: float,
+    noise: float, prior: Prior, damping: float,
 ) -> Blobs:
     """Return a part of the blobs after one damped step on (amplitude, z, y, x, extra), with uncertainties.
 
@@ -177,9 +201,8 @@ def newton_step(
     """
     sigma = blobs.sigma_px(spacing_um, sigma_um)
     g, away = profiles(blobs, boxes, sigma, part)
-    blobs, sigma = blobs.take(part), sigma[part]
+    blobs, sigma, prior = blobs.take(part), sigma[part], prior.take(part)
     lateral = sigma_um[-1] ** 2
-    prior_mean, prior_precision = 0.3 * lateral, 1 / (0.3 * lateral) ** 2
     slopes = derivatives(blobs.amplitude, sigma, spacing_um)
     # of g^2, moment by moment an axis; of the residual, all axes' moments up to the second at once
     square = [np.stack([(g[a] ** 2 * away[a] ** k).sum(1) for k in range(5)], 1) for a in range(3)]
@@ -194,8 +217,10 @@ def newton_step(
             moment = sum(c * d * np.prod([square[a][:, k[a] + m[a]] for a in range(3)], axis=0)
                          for c, k in terms for d, m in slopes[j])
             information[:, i, j] = information[:, j, i] = moment / noise**2
-    information[:, 4, 4] += prior_precision
-    gradient[:, 4] += prior_precision * (prior_mean - blobs.extra)
+    information[:, 4, 4] += prior.extra_precision
+    gradient[:, 4] += prior.extra_precision * (prior.extra - blobs.extra)
+    information[:, range(1, 4), range(1, 4)] += prior.position_precision
+    gradient[:, 1:4] += prior.position_precision * (prior.position - blobs.position)
     information[:, range(5), range(5)] *= 1 + 1e-6
     information[:, range(1, 4), range(1, 4)] += 1e-6                                  # a vanished blob has no place
     covariance = np.linalg.inv(information)

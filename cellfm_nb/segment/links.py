@@ -148,13 +148,6 @@ def step_log_density(step: np.ndarray, place: np.ndarray, gap: np.ndarray | int,
                           for share, v in step_variances(gap, world)))
 
 
-def stillness(position_um: np.ndarray, score: np.ndarray, frame: np.ndarray, world: World) -> float:
-    """Return the log odds that a path (N, 3), (N,), (N,) is a mark that never moves, against an object that does."""
-    step, gap = np.diff(position_um, axis=0), np.diff(frame)
-    place = place_variance(score[:-1], score[1:], world)
-    return float((gaussian_log_density(step, place) - step_log_density(step, place, gap, world)).sum())
-
-
 def link_reach(share: float, variance: np.ndarray, density: float) -> float:
     """Return the distance (um) at which a Gaussian step's density falls to that of unrelated objects."""
     log_peak = np.log(share) - 0.5 * np.log(2 * np.pi * variance).sum()

@@ -12,17 +12,18 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from cellfm_nb.errors import InputError
-from cellfm_nb.segment.blobs import FLOOR, Look, eye_norm, look, spots_table
+from cellfm_nb.segment.blobs import FLOOR, Look, look
 from cellfm_nb.segment.filters import block_mean, check_volume
-from cellfm_nb.segment.fit import joint_fit, start_blobs
-from cellfm_nb.segment.links import AMPLITUDES, Soft, World, missed_scores, stillness
+from cellfm_nb.segment.gaps import fill
+from cellfm_nb.segment.links import AMPLITUDES, Soft, World, missed_scores
 from cellfm_nb.segment.paths import Path, PathFinder
+from cellfm_nb.segment.refit import refit
 from cellfm_nb.segment.static import blocks, static_background
-from cellfm_nb.segment.threshold import fit_decoys, q_values
+from cellfm_nb.segment.threshold import fit_decoys
 
 WINDOW, MARGIN = 24, 6                                      # frames judged together, the outer ones for context alone
 SOFT = 2.75                                                 # candidates of a path score at least this
-LEAST = -2.0                                                # log odds from which on a path is believed (best for F1)
+LEAST = -4.0                                                # log odds from which on a path is believed (best for F1)
 ALONE = 0.02                                                # false objects a frame among those that need no path
 CLEAR = 5.0                                                 # scores of candidates whose steps are measured
 PASSES = 2                                                  # over the first window, until its objects are known
@@ -125,7 +126,12 @@ def judge(
     for t, frame in enumerate(held):                        # what stands out by itself needs no path
         alone = np.flatnonzero(law.expected_above(frame.score) < ALONE * len(held))
         chosen[t] = sorted({*chosen[t], *alone.tolist()})
-    return [refit(held[t], soft[t], np.array(chosen[t], int), spacing, psf) for t in range(first, end)], learned
+    more, owner = fill(paths, soft, chosen, [frame.z for frame in held], world, spacing)
+    of = {node: number for number, path in enumerate(paths) for node in path.nodes}
+    owner = [np.append([of.get((t, j), -1) for j in c], o).astype(int)
+             for t, (c, o) in enumerate(zip(chosen, owner, strict=True))]
+    some = slice(first, end)
+    return refit(held[some], soft[some], chosen[some], more[some], owner[some], world, spacing), learned
 
 
 def learn(
@@ -148,19 +154,11 @@ def learn(
 
 
 def exclusive(frames: Sequence[Soft], world: World) -> list[Path]:
-    """Return the exclusive paths through the candidates above the floor; indices are those of all candidates.
-
-    Where objects move, a faint path that never does is more likely a remainder of the background: its odds fall.
-    """
+    """Return the exclusive paths through the candidates above the floor; indices are those of all candidates."""
     index = [np.flatnonzero(f.score > world.floor) for f in frames]
     kept = [Soft(f.position_um[k], f.score[k]) for f, k in zip(frames, index, strict=True)]
-    paths = []
-    for p in PathFinder(kept, world).extract(LEAST):
-        frame = np.array([t for t, _ in p.nodes])
-        position, score = (np.stack([getattr(kept[t], f)[j] for t, j in p.nodes]) for f in ("position_um", "score"))
-        paths.append(replace(p, nodes=[(t, int(index[t][j])) for t, j in p.nodes],
-                             score=p.score - max(stillness(position, score, frame, world), 0)))
-    return [p for p in paths if p.score >= LEAST]
+    return [replace(p, nodes=[(t, int(index[t][j])) for t, j in p.nodes])
+            for p in PathFinder(kept, world).extract(LEAST)]
 
 
 def passing(frames: Sequence[Soft], psf: np.ndarray) -> list[Soft]:
@@ -218,14 +216,3 @@ def typical_step(paths: Sequence[Path], soft: Sequence[Soft], psf: np.ndarray, d
         return default
     spread = 1.4826 * np.median(np.abs(step))
     return float(np.sqrt(max(spread**2 - np.median(place), (0.3 * psf[-1]) ** 2)))
-
-
-def refit(seen: Look, soft: Soft, chosen: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> pd.DataFrame:
-    """Fit the accepted candidates of a frame together and return their table."""
-    extra = np.concatenate([seen.blobs.extra, seen.extra])[chosen]
-    start = np.append(seen.blobs.amplitude, seen.value / eye_norm(seen.extra, spacing, psf))[chosen]
-    blobs = start_blobs(soft.position_um[chosen] / spacing, np.maximum(start, 0.1), extra)
-    blobs = joint_fit(seen.flat.astype(np.float32), blobs, spacing, psf, seen.noise, sweeps=6)
-    score = soft.score[chosen]
-    q = q_values(np.append(seen.score, seen.value), seen.law)[chosen]
-    return spots_table(blobs, score, seen.law.p_value(score), q, spacing)

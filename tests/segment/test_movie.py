@@ -9,9 +9,10 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.score.detection import score_detection
 from cellfm_nb.seeds import rng
 from cellfm_nb.segment.blobs import FWHM, detect
-from cellfm_nb.segment.links import AMPLITUDES, Soft, World, stillness
+from cellfm_nb.segment.gaps import fill
+from cellfm_nb.segment.links import AMPLITUDES, Soft, World
 from cellfm_nb.segment.movie import detect_movie
-from cellfm_nb.segment.paths import PathFinder
+from cellfm_nb.segment.paths import Path, PathFinder
 from cellfm_nb.segment.static import static_background
 
 UM = ["z_um", "y_um", "x_um"]
@@ -126,12 +127,35 @@ def test_a_path_does_not_bridge_two_objects_by_clutter():
     assert nodes == [[0, 1, 2, 3], [5, 6, 7, 8]]
 
 
-def test_a_path_that_never_moves_is_told_from_one_that_does():
-    world = World(2.75, (2.9, -0.5, -0.25), 0.02, np.ones(1), 0.3, 0.7, np.array([0.25, 0.13, 0.13]))
-    draw, frame = rng(0, "still"), np.arange(12)
-    still, moving = draw.normal(0, 0.03, (12, 3)), np.cumsum(draw.normal(0, 0.3, (12, 3)), 0)
-    assert stillness(still, np.full(12, 4.0), frame, world) > 5
-    assert stillness(moving, np.full(12, 4.0), frame, world) < -20
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gap_is_filled_where_the_map_holds_the_object_and_not_where_it_does_not(there):
+    spacing, sigma = np.array([0.25, 0.1, 0.1]), np.array([0.33, 0.13, 0.13])
+    world = World(2.75, (2.9, -0.5, -0.25), 0.02, np.ones(len(AMPLITUDES)), 0.08, 0.2, sigma)
+    place, class_ = np.array([1.5, 2.0, 2.0]), 2
+    grid = np.moveaxis(np.indices((12, 40, 40)), 0, -1) * spacing
+    eye = np.exp(-0.25 * (((grid - place) / sigma) ** 2).sum(-1))                     # what the filter makes of a spot
+    draw, filled = rng(0, "gaps"), []
+    for _ in range(20):
+        maps = [AMPLITUDES[class_] * eye * (there or t in (2, 4)) - 0.5 + 0.2 * draw.normal(size=eye.shape)
+                for t in range(7)]
+        soft = [Soft(place[None] * (t in (2, 4)), np.array([4.5])) for t in range(7)]
+        chosen = [[0] if t in (2, 4) else [] for t in range(7)]
+        filled.append(fill([Path([(2, 0), (4, 0)], 9.0, class_)], soft, chosen, maps, world, spacing)[0])
+    count = np.mean([[len(f) for f in frames] for frames in filled], 0)
+    assert not count[[2, 4]].any()                          # nothing beside a candidate
+    assert (count[[0, 1, 3, 5, 6]] > 0.9).all() if there else (count < 0.1).all()
+    off = np.concatenate([f.position_um for frames in filled for f in frames]).reshape(-1, 3) - place
+    assert (np.abs(off) < 0.5 * sigma).all()
+
+
+def test_an_object_is_not_filled_in_beside_an_accepted_one():
+    spacing, sigma = np.array([0.25, 0.1, 0.1]), np.array([0.33, 0.13, 0.13])
+    world = World(2.75, (2.9, -0.5, -0.25), 0.02, np.ones(len(AMPLITUDES)), 0.08, 0.2, sigma)
+    place = np.array([1.5, 2.0, 2.0])
+    soft = [Soft(place[None], np.array([4.5]))] * 4         # the last two candidates belong to another path
+    maps = [np.full((12, 40, 40), 4.0)] * 4
+    filled, _ = fill([Path([(0, 0), (1, 0)], 9.0, 2)], soft, [[0]] * 4, maps, world, spacing)
+    assert not any(map(len, filled))
 
 
 def brute_force(finder):
