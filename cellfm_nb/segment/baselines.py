@@ -127,3 +127,20 @@ def voronoi_otsu_labels(v: np.ndarray, spacing: np.ndarray, psf: np.ndarray) -> 
 
 PEERS: dict[str, Callable] = {"trackpy": trackpy_blobs, "log": log_maxima, "blob_log": blob_log, "t_test": t_test,
                               "voronoi_otsu": voronoi_otsu}
+
+
+def clesperanto_labels(volume: np.ndarray, spot_sigma: float, outline_sigma: float) -> np.ndarray:
+    """Return labels uint32 by pyclesperanto's Voronoi-Otsu labelling; both sigmas are voxels, alike along the axes.
+
+    Raises InputError, with the reason, where pyclesperanto or a device of OpenCL is missing: it is an optional peer.
+    """
+    try:
+        import pyclesperanto as cle
+
+        labels = cle.voronoi_otsu_labeling(volume, spot_sigma=spot_sigma, outline_sigma=outline_sigma)
+    except (ImportError, AttributeError, RuntimeError) as error:                 # without a device it has no functions
+        raise InputError("pyclesperanto does not run here", where="pyclesperanto",
+                         got=f"{type(error).__name__}: {error}", expected="pyclesperanto with an OpenCL device",
+                         do="pip install pyclesperanto[opencl] pocl-binary-distribution; OCL_ICD_VENDORS: a folder "
+                            "with a pocl.icd that names its libpocl") from error
+    return np.asarray(labels).astype(np.uint32)

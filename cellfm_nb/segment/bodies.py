@@ -6,35 +6,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, median
 
 from cellfm_nb.errors import InputError
+from cellfm_nb.segment.blobs import detect
 from cellfm_nb.segment.cuts import merge_by_cuts
 from cellfm_nb.segment.filters import check_volume
+from cellfm_nb.segment.instances import largest_parts
 from cellfm_nb.segment.maxima import local_maxima
+from cellfm_nb.segment.psf import brightest_box
 from cellfm_nb.segment.threshold import otsu_threshold
 
-APART = 8.0                                                 # noise deviations between the two classes
+APART = 4.0                                                 # noise deviations between the two classes, smoothed
+GRAIN, REACH = 0.15, 0.2                                    # of the radius: texture is smoothed away, outlines move
 NECK_ENERGY = 0.55                                          # of a halved ball's: what is cheaper to cut is two objects
 SEED_BOX, SEED_BLUR = 0.3, 0.12                             # of the radius: pieces are smaller than objects
-SPOTS_A_BODY, BODY_RADIUS = 2.0, 8.0                        # at most so many; at least so many lateral PSF sigma
+SPOTS_A_BODY, BODY_RADIUS = 4.0, 6.0                        # at most so many; at least so many lateral PSF sigma
+RIM = 3.0                                                   # PSF sigma from the outline, where it looks like spots
+EVIDENT = 10.0                                              # deviations of a body's mean light
 FRAGMENT = 0.05                                             # of the typical volume: less is no object
 
 
 @dataclass(frozen=True)
 class Foreground:
-    """Bodies against background: mask (z, y, x) bool; smooth, the volume it was taken from; contrast, difference of
-    the classes' means, in units of a voxel's noise; radius_um, of a ball as deep as the bodies are.
+    """Bodies against background: mask (z, y, x) bool; smooth, what it was taken from, without the bodies' texture.
+
+    fine : smoothed as little as the noise allows, for outlines; contrast : difference of the classes' means, in units
+    of a voxel's noise; radius_um : of a ball as deep as the bodies are.
     """
 
     mask: np.ndarray
     smooth: np.ndarray
+    fine: np.ndarray
     contrast: float
     radius_um: float
 
 
 def find_foreground(volume: np.ndarray, spacing_um: Sequence[float]) -> Foreground:
-    """Find the foreground by Otsu, smoothed as little as lets the two classes stand apart.
+    """Find the foreground by Otsu, smoothed by as much as the noise and the size of the bodies ask for.
 
     Parameters
     ----------
@@ -44,8 +53,9 @@ def find_foreground(volume: np.ndarray, spacing_um: Sequence[float]) -> Foregrou
     Returns
     -------
     Foreground, of the square root of the light: bright bodies shall not hide dim ones. A voxel must also rise above
-    its surround (Gaussian, one radius wide), which parts bodies that lie close. In a ball the mean distance to the
-    surface is a quarter of the radius, so the radius is read from the mask.
+    its surround (Gaussian, one radius wide), which parts bodies that lie close; holes belong to their body. In a ball
+    the mean distance to the surface is a quarter of the radius, so the radius is read from the mask, and the smoothing
+    from the radius: what is finer than `GRAIN` of it is texture.
 
     Raises
     ------
@@ -55,8 +65,7 @@ def find_foreground(volume: np.ndarray, spacing_um: Sequence[float]) -> Foregrou
     if v.min() == v.max():
         raise InputError("nothing to segment", where="volume", got="a constant volume",
                          expected="objects on background", do="check the volume for a blank frame")
-    root = np.sqrt(np.maximum(v - np.quantile(v, 0.001), 0))
-    noise = 1.4826 * float(np.median(np.abs(np.diff(root, axis=2)))) / np.sqrt(2)
+    root, noise = stabilised(v)
     sigma, widest = float(spacing.min()), float((v.shape * spacing).min()) / 8
     while True:
         smooth = gaussian_filter(root, sigma / spacing, truncate=3)
@@ -66,16 +75,27 @@ def find_foreground(volume: np.ndarray, spacing_um: Sequence[float]) -> Foregrou
         if gap * averaged > APART * noise or 1.5 * sigma > widest:
             break
         sigma *= 1.5
-    mask = smooth > cut
+    fine, mask = smooth, binary_fill_holes(smooth > cut)
     for _ in range(3):
         radius = mean_radius(mask, spacing)
-        mask = (smooth > cut) & (smooth > gaussian_filter(smooth, radius / spacing, truncate=3))
-    return Foreground(mask, smooth, gap / max(noise, 1e-6), mean_radius(mask, spacing))
+        if GRAIN * radius > sigma:
+            sigma = GRAIN * radius
+            smooth = gaussian_filter(root, sigma / spacing, truncate=3)
+            cut = otsu_threshold(smooth)
+        surround = gaussian_filter(smooth, radius / spacing, truncate=3)
+        mask = binary_fill_holes((smooth > cut) & (smooth > surround))
+    return Foreground(mask, smooth, fine, gap / noise, mean_radius(mask, spacing))
 
 
-def mean_radius(mask: np.ndarray, spacing: np.ndarray) -> float:
-    """Return four times the mean distance (um) of the mask's voxels to its surface."""
-    return 4 * float(distance_transform_edt(mask, sampling=spacing)[mask].mean()) if mask.any() else 0.0
+def mean_radius(labels: np.ndarray, spacing: np.ndarray) -> float:
+    """Return four times the mean distance (um) of labelled voxels (or a mask's) to the surface of their body."""
+    inner = labels > 0
+    if not inner.any():
+        return 0.0
+    for axis in range(3) if labels.dtype != bool else ():
+        a, b = (np.moveaxis(labels, axis, 0)[s] for s in (slice(None, -1), slice(1, None)))
+        np.moveaxis(inner, axis, 0)[1:][a != b] = False
+    return 4 * float(distance_transform_edt(inner, sampling=spacing)[labels > 0].mean())
 
 
 def segment_bodies(
@@ -95,37 +115,75 @@ def segment_bodies(
 
     Method: the foreground is divided into basins of its distance map, more than there are bodies; basins merge as
     long as the cut between them would cost as much as cutting through a ball (`cuts.merge_by_cuts`). A contact counts
-    with its area and its relative brightness, as a dim seam parts bodies too.
+    with its area and its relative brightness, as a dim seam parts bodies too. The outline is where the light falls to
+    half of the body's own, holes filled.
     """
     v, spacing = check_volume(volume, spacing_um)
     seen = foreground or find_foreground(v, spacing)
-    labels = part_bodies(seen, spacing)
-    within = half_height(seen.smooth**2, labels)            # the light again: the root reaches further out
-    if not within.any():
-        return labels
-    return part_bodies(replace(seen, mask=within, radius_um=mean_radius(within, spacing)), spacing)
+    labels, radius = part_bodies(seen, spacing), seen.radius_um
+    for _ in range(2):                                      # now that the size of one body is known
+        whole = outlined(seen, labels, spacing, REACH * radius)
+        if not whole.any():
+            break
+        radius = mean_radius(whole, spacing)
+        labels = part_bodies(replace(seen, mask=whole > 0, radius_um=radius), spacing)
+    return largest_parts(labels)
 
 
-def larger_than_psf(labels: np.ndarray, radius_um: float, n_spots: int, sigma_um: Sequence[float]) -> bool:
-    """Return whether a frame's objects are its bodies, and not the spots that `blobs.detect` finds in it.
+def outlined(seen: Foreground, labels: np.ndarray, spacing: np.ndarray, reach_um: float) -> np.ndarray:
+    """Return the labels with outlines moved by at most `reach_um` to half of the body's light, in fine smoothing."""
+    far, nearest = distance_transform_edt(labels == 0, sampling=spacing, return_indices=True)
+    grown = np.where(far <= reach_um, labels[tuple(nearest)], 0)
+    core = distance_transform_edt(labels > 0, sampling=spacing) > reach_um
+    return np.where(binary_fill_holes(core | half_height(seen.fine**2, labels, grown)), grown, 0)
 
-    Parameters: labels of `segment_bodies`; radius_um of `find_foreground`; n_spots found in the same volume; sigma_um
-    (z, y, x). A cell full of puncta is a body too: what counts is that spots are few for each body (texture, not
-    objects) and that bodies are much larger than the PSF. Who looks for the cell around its puncta must say so.
+
+def larger_than_psf(volume: np.ndarray, spacing_um: Sequence[float], sigma_um: Sequence[float]) -> bool:
+    """Return whether a frame's objects are bodies much larger than the PSF (nuclei, cells), and not puncta.
+
+    Parameters
+    ----------
+    volume : (z, y, x), in any linear unit (raw counts).
+    spacing_um, sigma_um : (z, y, x) micrometre.
+
+    Returns
+    -------
+    True where the foreground parts into bodies whose radius is over `BODY_RADIUS` lateral PSF sigma, whose mean light
+    is evident, and in which `blobs.detect` finds few spots (texture, not objects); spots near the outline are the
+    outline's. A cell full of puncta is a body too: who looks for the cell around its puncta must say so. A large
+    volume is judged where it is brightest.
     """
-    n = len(np.unique(labels[labels > 0]))
-    return n > 0 and n_spots <= SPOTS_A_BODY * n and radius_um >= BODY_RADIUS * sigma_um[-1]
+    v, spacing = check_volume(volume, spacing_um)
+    if v.min() == v.max():
+        return False
+    root, noise = stabilised(v)
+    box = brightest_box((root - np.median(root)) / noise)
+    seen = find_foreground(v[box], spacing)
+    voxels = 4 / 3 * np.pi * seen.radius_um**3 / spacing.prod()
+    if seen.radius_um < BODY_RADIUS * sigma_um[-1] or seen.contrast * np.sqrt(voxels) < EVIDENT:
+        return False
+    labels = segment_bodies(v[box], spacing, seen)
+    spots = detect(root[box] / noise, spacing, sigma_um)[["z", "y", "x"]].to_numpy()
+    at = np.clip(np.rint(spots).astype(int), 0, np.array(labels.shape) - 1)
+    depth = distance_transform_edt(labels, sampling=spacing / np.asarray(sigma_um))[tuple(at.T)]
+    return bool(labels.max() > 0 and ((depth == 0) | (depth > RIM)).sum() <= SPOTS_A_BODY * labels.max())
 
 
-def half_height(light: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the voxels of the labels that reach half of their body's median light above the background."""
-    from scipy.ndimage import median
+def stabilised(volume: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the square root of the light, whose noise hardly depends on it, and that noise (of neighbours along x)."""
+    root = np.sqrt(np.maximum(volume - np.quantile(volume, 0.001), 0))
+    step = np.abs(np.diff(root, axis=2))
+    noise = 1.4826 * float(np.median(step)) or 1.2533 * float(step.mean())             # few grey values: no median
+    return root, max(noise / np.sqrt(2), 1e-6)
 
+
+def half_height(light: np.ndarray, labels: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Return where light reaches half of its body's median above the background; `reach` says whose a voxel is."""
     if not labels.any() or labels.all():
-        return labels > 0
+        return reach > 0
     floor = float(np.median(light[labels == 0]))
     level = np.append(np.inf, median(light, labels, np.arange(1, labels.max() + 1)))
-    return light > floor + 0.5 * (level[labels] - floor)
+    return light > floor + 0.5 * (level[reach] - floor)
 
 
 def part_bodies(seen: Foreground, spacing: np.ndarray) -> np.ndarray:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import binary_dilation, median
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import lsqr
+from scipy.stats import norm
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.segment.filters import check_volume, local_background
 from cellfm_nb.segment.fit import patch_grid, shapes
-from cellfm_nb.segment.instances import FeatureGrid, blobs_of, segment_instances
-from cellfm_nb.segment.movie import detect_movie
+from cellfm_nb.segment.instances import FeatureGrid, blobs_of
 
+AROUND_PUNCTA = (3.0, 5.0, 5.0)                             # Gaussian of their background, in units of the PSF sigma
+PATCH, EDGE = 3.0, 0.2                                      # voxels of outline that move together, and how far
 POSITION = ["z", "y", "x"]
 COLUMNS = ["frame", "label", "z", "y", "x", "z_um", "y_um", "x_um", "mass", "mass_sd", "volume_um3", "score", "p_value",
-           "sd_z_um", "sd_y_um", "sd_x_um"]
+           "sd_z_um", "sd_y_um", "sd_x_um", "long_um", "middle_um", "short_um"]
 
 
 def object_table(
@@ -42,9 +42,10 @@ def object_table(
     Returns
     -------
     One row an object, by label: frame, label, z, y, x (voxels), z_um, y_um, x_um, mass and mass_sd (unit of `volume`,
-    summed over voxels), volume_um3, score, p_value, sd_z_um, sd_y_um, sd_x_um, d0... An object the PSF explains has
-    its fitted centre (the intensity-weighted centroid under a Gaussian window, which nearby light does not pull) and
-    the light of the whole fitted blob; a larger one the intensity-weighted centroid and the light within its mask.
+    summed over voxels), volume_um3, score, p_value, sd_z_um, sd_y_um, sd_x_um, the mask's axes long_um, middle_um,
+    short_um (`axes_um`), d0... An object the PSF explains has its fitted centre (the intensity-weighted centroid under
+    a Gaussian window, which nearby light does not pull) and the light of the whole fitted blob; a larger one the
+    intensity-weighted centroid and the light within its mask.
     """
     v, spacing = check_volume(volume, spacing_um)
     flat = labels.ravel()
@@ -54,7 +55,7 @@ def object_table(
         raise InputError("labels and spots do not belong together", where="labels", got=f"label {name[-1]}",
                          expected=f"at most {len(spots)}, one a spot", do="hand over the spots that made the labels")
     row, psf = name.astype(int) - 1, np.asarray(sigma_um, float)
-    light, noise = own_light(v, labels > 0, spacing, psf)
+    light, noise = own_light(v, labels > 0, spacing, np.array(AROUND_PUNCTA) * psf)
     mass, mass_sd = blob_mass(light, spots, spacing, psf, noise)
     centroid, sd, inside = centroids(light, labels, name, noise)
     table = pd.DataFrame({"frame": frame, "label": name.astype(np.int64)}, columns=COLUMNS)
@@ -68,10 +69,97 @@ def object_table(
     table["mass_sd"] = np.where(extended, noise * np.sqrt(count), mass_sd[row])
     table["volume_um3"] = count * spacing.prod()
     table["score"], table["p_value"] = spots["score"].to_numpy()[row], spots["p_value"].to_numpy()[row]
+    return with_shapes(table, labels, spacing, features)
+
+
+def body_table(
+    labels: np.ndarray, volume: np.ndarray, spacing_um: Sequence[float], features: FeatureGrid | None = None,
+    frame: int = 0,
+) -> pd.DataFrame:
+    """Measure the bodies of a frame.
+
+    Parameters
+    ----------
+    labels : (z, y, x) integers from `bodies.segment_bodies`.
+    volume : (z, y, x), the light to measure, in any linear unit (raw counts).
+    spacing_um, features, frame : as in `object_table`.
+
+    Returns
+    -------
+    One row a body, by label, with the columns of `object_table`: the intensity-weighted centroid, the light within the
+    mask above the light around it, score = that light over its standard deviation were there only background, p_value
+    of a Gaussian. The errors hold the noise within the body, its texture counted as noise, and one of the outline:
+    every patch of it, `PATCH` voxels wide, may lie `EDGE` of a voxel further in or out.
+    """
+    v, spacing = check_volume(volume, spacing_um)
+    name, count = np.unique(labels[labels > 0], return_counts=True)
+    table = pd.DataFrame({"frame": frame, "label": name.astype(np.int64)}, columns=COLUMNS)
+    size = count * spacing.prod()
+    wide = np.full(3, (3 / (4 * np.pi) * np.median(size)) ** (1 / 3) if len(name) else 1.0)
+    light, quiet = own_light(v, labels > 0, spacing, wide)
+    noise = np.maximum(noise_within(v, labels, name), quiet)
+    centroid, sd, mass = centroids(light, labels, name, noise)
+    edge_mass, edge_place = outline_errors(light, labels, name, centroid, mass)
+    table[POSITION], table["mass"], table["volume_um3"] = centroid, mass, size
+    table[["sd_z_um", "sd_y_um", "sd_x_um"]] = np.hypot(sd, edge_place) * spacing
+    table[["z_um", "y_um", "x_um"]] = centroid * spacing
+    table["mass_sd"] = np.hypot(noise * np.sqrt(count), edge_mass)
+    table["score"] = mass / (quiet * np.sqrt(count))
+    table["p_value"] = np.maximum(norm.sf(table["score"].to_numpy(float)), 1e-300)
+    return with_shapes(table, labels, spacing, features)
+
+
+def noise_within(volume: np.ndarray, labels: np.ndarray, name: np.ndarray) -> np.ndarray:
+    """Return (N,) the noise of a voxel in each label, from the differences of neighbours along x."""
+    both = (labels[:, :, 1:] > 0) & (labels[:, :, 1:] == labels[:, :, :-1])
+    step = np.abs(volume[:, :, 1:] - volume[:, :, :-1])
+    middle = median(step, np.where(both, labels[:, :, 1:], 0), name) if len(name) else np.zeros(0)
+    return 1.4826 * np.nan_to_num(np.asarray(middle, float)) / np.sqrt(2)
+
+
+def outline_errors(
+    light: np.ndarray, labels: np.ndarray, name: np.ndarray, centroid: np.ndarray, mass: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the errors of light (N,) and centroid (N, 3), voxels, if patches of outline lie `EDGE` voxels off."""
+    inner = labels > 0
+    for axis in range(3):
+        for shift in (1, -1):
+            inner &= np.roll(labels, shift, axis) == labels
+    voxel = np.argwhere((labels > 0) & ~inner)
+    which = np.searchsorted(name, labels[tuple(voxel.T)])
+    weight = (EDGE * PATCH * light[tuple(voxel.T)].astype(float)) ** 2                 # PATCH^2 voxels move together
+    lever = (voxel - centroid[which]) ** 2
+    place = np.stack([np.bincount(which, weight * lever[:, k], len(name)) for k in range(3)], 1)
+    return np.sqrt(np.bincount(which, weight, len(name))), np.sqrt(place) / np.maximum(np.abs(mass), 1e-12)[:, None]
+
+
+def with_shapes(
+    table: pd.DataFrame, labels: np.ndarray, spacing: np.ndarray, features: FeatureGrid | None
+) -> pd.DataFrame:
+    """Return the table with the axes of the masks and, where there are features, their mean over each mask."""
+    name = table["label"].to_numpy()
+    table[["long_um", "middle_um", "short_um"]] = axes_um(labels, name, spacing)
     if features is not None:
         d = mean_descriptors(labels, name, features)
         table[[f"d{k}" for k in range(d.shape[1])]] = d
     return table
+
+
+def axes_um(labels: np.ndarray, name: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Return (N, 3) the axes (um), longest first, of the ellipsoid with the second moments of each mask.
+
+    A voxel is a box and not a point: its own moment, spacing^2 / 12, counts.
+    """
+    voxel = np.argwhere(labels > 0)
+    which, n = np.searchsorted(name, labels[tuple(voxel.T)]), len(name)
+    place, count = voxel * spacing, np.maximum(np.bincount(which, minlength=n), 1)
+    centre = np.stack([np.bincount(which, place[:, k], n) for k in range(3)], 1) / count[:, None]
+    rest = place - centre[which]
+    moment = np.zeros((n, 3, 3))
+    for i in range(3):
+        for j in range(i + 1):
+            moment[:, i, j] = moment[:, j, i] = np.bincount(which, rest[:, i] * rest[:, j], n) / count
+    return 2 * np.sqrt(5 * np.linalg.eigvalsh(moment + np.diag(spacing**2 / 12)))[:, ::-1]
 
 
 def outgrows(volume_um3: np.ndarray, spots: pd.DataFrame, psf: np.ndarray) -> np.ndarray:
@@ -81,14 +169,11 @@ def outgrows(volume_um3: np.ndarray, spots: pd.DataFrame, psf: np.ndarray) -> np
 
 
 def own_light(
-    volume: np.ndarray, foreground: np.ndarray, spacing: np.ndarray, psf: np.ndarray
+    volume: np.ndarray, foreground: np.ndarray, spacing: np.ndarray, wide_um: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """Return the volume without its local background, and the noise of a voxel (spread of the lower half)."""
-    from scipy.ndimage import binary_dilation
-
     around = binary_dilation(foreground, np.ones((3, 3, 3)), iterations=2)
-    wide = np.maximum(np.array([3.0, 5.0, 5.0]) * psf, 2 * spacing)
-    light = volume - local_background(volume, (~around).astype(np.float32), spacing, wide)
+    light = volume - local_background(volume, (~around).astype(np.float32), spacing, np.maximum(wide_um, 2 * spacing))
     quiet = light[~around] if not around.all() else light.ravel()
     middle, low = np.quantile(quiet, [0.5, 0.16])
     return light, max(float(middle - low), 1e-12)
@@ -118,7 +203,7 @@ def blob_mass(
 
 
 def centroids(
-    light: np.ndarray, labels: np.ndarray, name: np.ndarray, noise: float
+    light: np.ndarray, labels: np.ndarray, name: np.ndarray, noise: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the intensity-weighted centroid (N, 3) of each label in voxels, its standard deviation, and its light.
 
@@ -135,7 +220,7 @@ def centroids(
     bright = total > 3 * noise * np.sqrt(np.maximum(size, 1))
     centre = np.where(bright[:, None], moment / np.where(bright, total, 1)[:, None], geometric)
     spread = np.stack([np.bincount(which, (voxel[:, k] - centre[which, k]) ** 2, n) for k in range(3)], 1)
-    sd = noise * np.sqrt(spread) / np.where(bright, total, np.inf)[:, None]
+    sd = np.sqrt(spread) * (noise / np.where(bright, total, np.inf))[:, None]
     return centre, np.where(bright[:, None], sd, np.sqrt(spread / np.maximum(size, 1)[:, None])), total
 
 
@@ -146,72 +231,3 @@ def mean_descriptors(labels: np.ndarray, name: np.ndarray, features: FeatureGrid
     d = features.at(voxel)
     count = np.maximum(np.bincount(which, minlength=len(name)), 1)
     return np.stack([np.bincount(which, d[:, k], len(name)) / count for k in range(d.shape[1])], axis=1)
-
-
-def read_feature_grid(
-    features_path: Path, pca_path: Path, frame: int, spacing_um: Sequence[float], k: int = 10
-) -> FeatureGrid:
-    """Return the first k principal components of a frame's streamed features, on the movie's own grid.
-
-    Reads the Zarr group (t, c, gz, gy, gx) and the PCA (.npz: mean, components) of notebook 06. The features may have
-    been computed at another spacing than the movie's: a token then covers a fraction of voxels.
-    """
-    import zarr
-
-    group = zarr.open_group(features_path, mode="r")
-    about = dict(group.attrs["cellfm_nb"])
-    grid = np.moveaxis(group["0"][frame], 0, -1)[..., : about["width"]].astype(np.float32)      # gz, gy, gx, D
-    with np.load(pca_path, allow_pickle=False) as pca:
-        mean, components = pca["mean"], pca["components"][:k]
-    token_um = np.array(about["patch"]) * np.array(about["spacing_um"])
-    return FeatureGrid((grid - mean) @ components.T, tuple(token_um / np.asarray(spacing_um)))
-
-
-def write_objects(
-    objects_path: Path, labels_path: Path, movie_path: Path, prepare: Callable, sigma_um: Sequence[float],
-    fdr: float = 0.05, features_path: Path | None = None, pca_path: Path | None = None, alpha: float = 1.0,
-    channel: int = 0, **options: Any,
-) -> None:
-    """Segment a movie frame by frame and write its objects table and its labels (a writer for `Workspace.make`).
-
-    Parameters
-    ----------
-    objects_path, labels_path : where to write: a Parquet table, and the OME-Zarr labels <movie>/labels/<name>.
-    movie_path : OME-Zarr movie.
-    prepare : function (movie, t, c=..., **options) -> (normalised volume, spacing_um), at the movie's own spacing.
-    sigma_um : PSF (z, y, x) in micrometre; one for the whole movie.
-    fdr : accepted share of false objects.
-    features_path, pca_path : features of notebook 06; None leaves d0... out.
-    alpha : weight of space against features where objects touch (`instances.voronoi`).
-
-    Objects are detected with the evidence of the frames around (`movie.detect_movie`): a window of frames is in memory
-    at a time. Masses are measured on the raw frame: linear in light, unlike the normalised one.
-    """
-    from cellfm_nb.movie import Movie, write_frames
-    from cellfm_nb.movie.omezarr import add_label_name
-    from cellfm_nb.progress import track
-
-    movie = Movie.open(movie_path)
-    tables: list[pd.DataFrame] = []
-
-    spacing, kept = movie.spacing_um, deque()
-
-    def volumes() -> Iterator[np.ndarray]:
-        for t in track(range(movie.n_frames), "segment", total=movie.n_frames):
-            volume = prepare(movie, t, c=channel, **options)[0]
-            kept.append(volume.astype(np.float16))                                    # until its turn to be labelled
-            yield volume
-
-    def frames() -> Iterator[np.ndarray]:
-        for t, spots in enumerate(detect_movie(volumes(), spacing, sigma_um, fdr)):
-            volume = kept.popleft().astype(np.float32)
-            grid = read_feature_grid(features_path, pca_path, t, spacing) if features_path is not None else None
-            labels = segment_instances(volume, spots, spacing, sigma_um, grid, alpha)
-            raw = movie.frame(t, channel).astype(np.float32)
-            tables.append(object_table(labels, raw, spacing, spots, sigma_um, grid, t))
-            yield labels
-
-    shape = (movie.n_frames, 1, *movie.shape[2:])
-    write_frames(labels_path, frames(), shape, np.uint32, movie.spacing_um, movie.dt_s, "objects", labels=True)
-    add_label_name(movie_path, "objects")
-    pd.concat(tables, ignore_index=True).to_parquet(objects_path, index=False)

@@ -40,7 +40,7 @@ def estimate_psf_sigma(
     lower quartile, and once more with that. A large volume is read where it is brightest, in `LARGEST` voxels.
     """
     v, spacing = check_volume(volume, spacing_um)
-    v = brightest_part(v)
+    v = v[brightest_box(v)]
     sigma = np.maximum(np.array([0.32, 0.13, 0.13]), 0.9 * spacing)           # a lattice light sheet's, to begin with
     for _ in range(2):
         z = matched_filter(v - local_background(v, np.ones_like(v), spacing, 4 * sigma, passes=2), spacing, sigma)
@@ -58,17 +58,17 @@ def estimate_psf_sigma(
     return tuple(float(s) for s in sigma)
 
 
-def brightest_part(volume: np.ndarray) -> np.ndarray:
+def brightest_box(volume: np.ndarray) -> tuple[slice, ...]:
     """Return a window of at most LARGEST voxels (full depth where possible) around the brightest light."""
     if volume.size <= LARGEST:
-        return volume
+        return tuple(slice(0, n) for n in volume.shape)
     shrink = (LARGEST / volume.size) ** 0.5
     size = [volume.shape[0], *(max(32, int(n * shrink)) for n in volume.shape[1:])]
     light = np.maximum(volume, 3.0).mean(0) - 3.0                              # bright voxels alone, (y, x)
     spread = uniform_filter(light, size[1:], mode="constant")
-    corner = [int(np.clip(c - s // 2, 0, n - s)) for c, s, n in
-              zip(np.unravel_index(spread.argmax(), spread.shape), size[1:], light.shape, strict=True)]
-    return volume[:, corner[0] : corner[0] + size[1], corner[1] : corner[1] + size[2]]
+    corner = [0, *(int(np.clip(c - s // 2, 0, n - s)) for c, s, n in
+                   zip(np.unravel_index(spread.argmax(), spread.shape), size[1:], light.shape, strict=True))]
+    return tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))
 
 
 def isolated(peak: np.ndarray, height: np.ndarray, reach: np.ndarray) -> np.ndarray:

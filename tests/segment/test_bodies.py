@@ -74,10 +74,31 @@ def test_blank_volumes_are_said():
         segment_bodies(np.ones((4, 5, 6)), (1, 1, 1))
 
 
-def test_puncta_in_a_cell_are_no_bodies_and_textured_bodies_are():
-    volume, _ = cluster(5)
-    labels, radius = segment_bodies(volume, SPACING), find_foreground(volume, SPACING).radius_um
-    assert larger_than_psf(labels, radius, 12, (0.3, 0.13, 0.13))
-    assert not larger_than_psf(labels, radius, 60, (0.3, 0.13, 0.13))                 # puncta within cells
-    assert not larger_than_psf(labels, 0.4, 0, (0.3, 0.13, 0.13))                     # tubes
-    assert not larger_than_psf(np.zeros_like(labels), 0.0, 0, (0.3, 0.13, 0.13))
+def test_holes_and_texture_part_no_body():
+    volume, truth = balls([[8.7, 11.8, 11.8]], 6.0, light=60.0)
+    grain = gaussian_filter(rng(1, "grain").normal(size=volume.shape), 0.8 / SPACING)
+    textured = 100 + (volume - 100) * np.exp(0.5 * grain / grain.std())
+    textured[13:17, 28:33, 28:33] = 110                                               # as dark as around it
+    labels = segment_bodies(textured, SPACING)
+    assert labels.max() == 1 and labels[15, 30, 30] == 1
+    assert score_instances([(labels, truth)]).matched_iou > 0.85
+
+
+@pytest.mark.parametrize("shape, spacing, radius", [((30, 60, 60), SPACING, 3.0), ((24, 48, 48), (1, 1, 1), 6.0),
+                                                    ((12, 64, 64), (1.5, 0.3, 0.3), 4.0)])
+def test_bodies_are_larger_than_the_psf(shape, spacing, radius):
+    size = (np.array(shape) - 1) * spacing
+    centres = [size * [0.5, y, x] for y in (0.25, 0.75) for x in (0.25, 0.75)]
+    counts, _ = balls(centres, radius, shape, np.array(spacing))
+    assert larger_than_psf(counts, spacing, np.maximum((0.33, 0.13, 0.13), 0.9 * np.array(spacing)))
+
+
+def test_puncta_cells_of_puncta_noise_and_blank_frames_are_no_bodies(scene):
+    true = scene.grid_positions()
+    z, y, x = np.indices((24, 64, 64))
+    cell = 12 * (np.hypot(np.hypot(y - 32, x - 32) / 26, (z - 12) / 11) < 1)
+    for peak, haze in ((3, 0), (12, 0), (0, 0), (8, cell)):
+        volume = scene(true, np.full(len(true), float(peak)), seed=peak)[0]
+        assert not larger_than_psf(1000 + 20 * (volume + haze), scene.spacing_um, scene.sigma_um), (peak, haze)
+    blank = np.zeros((8, 16, 16), np.float32)
+    assert not larger_than_psf(blank, scene.spacing_um, scene.sigma_um)

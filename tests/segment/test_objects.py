@@ -3,13 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.ndimage import center_of_mass, gaussian_filter
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie, list_labels, open_labels
 from cellfm_nb.score.detection import match_points
+from cellfm_nb.score.instances import score_instances
+from cellfm_nb.seeds import rng
 from cellfm_nb.segment.blobs import detect
+from cellfm_nb.segment.bodies import segment_bodies
 from cellfm_nb.segment.instances import FeatureGrid, segment_instances
-from cellfm_nb.segment.objects import COLUMNS, centroids, object_table, write_objects
+from cellfm_nb.segment.objects import COLUMNS, axes_um, body_table, centroids, object_table
+from cellfm_nb.segment.write import write_objects
 
 
 def measured(scene, peak=12.0, seed=0, features=None, gain=1.0, offset=0.0):
@@ -119,3 +124,63 @@ def test_a_psf_wrong_by_a_fifth_costs_light_but_hardly_objects(scene, factor):
     assert len(pairs.true) > 0.95 * len(true) and len(table) < 1.1 * len(true)
     integral = (2 * np.pi) ** 1.5 * np.prod(np.array(scene.sigma_um) / scene.spacing_um)
     assert table["mass"].median() == pytest.approx(10 * integral, rel=0.3)
+
+
+def nuclei(seed=0, gain=2.0):
+    """Return (counts, labels) of six bodies of several sizes and brightnesses, and their true light and places."""
+    spacing, draw = np.array([0.6, 0.4, 0.4]), rng(seed, "nuclei")
+    grid = np.moveaxis(np.indices((26, 50, 72)), 0, -1) * spacing
+    labels, light = np.zeros(grid.shape[:3], np.uint32), np.zeros(grid.shape[:3])
+    places = np.array([[7.5, y, x] for y in (5.0, 14.5) for x in (5.0, 14.3, 23.5)]) + draw.uniform(-0.4, 0.4, (6, 3))
+    for k, place in enumerate(places):
+        inside = (((grid - place) / draw.uniform(2.5, 4, 3)) ** 2).sum(-1) < 1
+        labels[inside], light[inside] = k + 1, draw.uniform(20, 60)
+    clean = gaussian_filter(light, [0.5, 0.6, 0.6])
+    return 100 + gain * draw.poisson(clean + 5).astype(np.float32), labels, spacing
+
+
+def test_bodies_have_the_columns_of_puncta_and_honest_errors():
+    pulls = []
+    for seed in range(4):
+        counts, true, spacing = nuclei(seed)
+        table = body_table(segment_bodies(counts, spacing), counts, spacing, frame=2)
+        assert list(table.columns) == COLUMNS and len(table) == 6 and (table["frame"] == 2).all()
+        place = np.array(center_of_mass(true > 0, true, range(1, 7))) * spacing
+        size = np.bincount(true.ravel())[1:] * spacing.prod()
+        light = np.array([2 * (counts[true == k].mean() - 110) / 2 * (true == k).sum() for k in range(1, 7)])
+        pair = match_points(table[["z_um", "y_um", "x_um"]], place, 1.0)
+        mine = table.iloc[pair.found]
+        np.testing.assert_allclose(mine["volume_um3"], size[pair.true], rtol=0.15)
+        np.testing.assert_allclose(mine["mass"], light[pair.true], rtol=0.1)
+        error = mine[["z_um", "y_um", "x_um"]].to_numpy() - place[pair.true]
+        pulls.append(error / mine[["sd_z_um", "sd_y_um", "sd_x_um"]].to_numpy())
+        assert (mine["p_value"] < 1e-9).all() and (mine["score"] > 20).all()
+    spread = 1.4826 * np.median(np.abs(np.concatenate(pulls)))
+    assert 0.4 < spread < 1.6, spread
+
+
+def test_axes_are_those_of_the_ellipsoid():
+    spacing = np.array([0.5, 0.2, 0.2])
+    grid = np.moveaxis(np.indices((30, 60, 60)), 0, -1) * spacing - [7.2, 6.1, 5.9]
+    turn = np.linalg.qr(rng(3, "turn").normal(size=(3, 3)))[0]
+    labels = 7 * ((((grid @ turn) / [5, 3, 2]) ** 2).sum(-1) < 1)
+    np.testing.assert_allclose(axes_um(labels, np.array([7]), spacing)[0], [10, 6, 4], rtol=0.03)
+
+
+def test_the_movie_tells_what_its_objects_are(tmp_path):
+    counts, true, spacing = nuclei()
+    frames = np.stack([np.full_like(counts, 100), counts, counts]).astype(np.uint16)  # the first one is blank
+    path = tmp_path / "movie.ome.zarr"
+    Movie.from_array(frames, axes="tzyx", spacing_um=spacing, dt_s=1.0).save(path)
+    write_objects(tmp_path / "objects.parquet", path / "labels" / "objects", path, stretched, (0.5, 0.3, 0.3))
+    table = pd.read_parquet(tmp_path / "objects.parquet")
+    assert table.groupby("frame").size().to_dict() == {1: 6, 2: 6}
+    assert score_instances([(open_labels(path, "objects").frame(1), true)]).ap[0.5] == 1
+    with pytest.raises(InputError, match="kind"):
+        write_objects(tmp_path / "no", tmp_path / "no", path, stretched, (0.5, 0.3, 0.3), kind="nuclei")
+
+
+def stretched(movie, t, c=0):
+    """Return a frame with background 0 and noise 1."""
+    v = movie.frame(t, c).astype(np.float32)
+    return (v - np.median(v)) / max(np.median(v) - np.quantile(v, 0.16), 1), movie.spacing_um

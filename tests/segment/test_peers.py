@@ -6,7 +6,7 @@ import pytest
 from cellfm_nb.errors import InputError
 from cellfm_nb.score.detection import score_detection
 from cellfm_nb.seeds import rng
-from cellfm_nb.segment.baselines import PEERS, amplitude_t, detect_with
+from cellfm_nb.segment.baselines import PEERS, amplitude_t, clesperanto_labels, detect_with
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -34,3 +34,14 @@ def test_t_value_is_that_of_ordinary_least_squares():
     fit, rest = np.linalg.lstsq(design, y, rcond=None)[:2]
     error = np.sqrt(rest[0] / (len(y) - 2) * np.linalg.inv(design.T @ design)[0, 0])
     assert amplitude_t(v, sigma)[4, 4, 4] == pytest.approx(fit[0] / error)
+
+
+def test_pyclesperanto_runs_or_says_why_not():
+    volume = np.zeros((12, 30, 30), np.float32)
+    volume[6, 8, 8] = volume[6, 22, 22] = 1000
+    try:
+        labels = clesperanto_labels(volume, 2, 1)
+    except InputError as error:
+        assert "pyclesperanto does not run" in str(error) and "pip install" in str(error)
+    else:
+        assert labels.max() == 2 and labels.dtype == np.uint32
