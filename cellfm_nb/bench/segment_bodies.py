@@ -27,7 +27,6 @@ from cellfm_nb.segment.baselines import clesperanto_labels
 DATA = {"cells3d_bio_sample_data": ("nuclei.tif", "nuclei_label.tif", (0.29, 0.26, 0.26)),
         "stardist3d": ("img3d.tif", "mask3d.tif", (2.0, 1.0, 1.0))}
 TUNED = [(1, 5), (2, 5), (2, 10), (4, 10), (4, 20)]  # smoothing and distance of peaks, voxels
-
 SPOTS = [2, 4, 7, 12]  # standard deviation of pyclesperanto's spots, voxels
 
 
