@@ -18,9 +18,9 @@ from cellfm_nb.track.motion import Filter, Scales, column, pick
 
 DOUBT = 1e-3                         # a link more certain than this is settled
 NEGLIGIBLE = 12.0                    # nats: so much less likely than what both its ends have, a pair is no rival
-BLOCK = 8192                         # pairs or objects worked on at once: what they need stays near the processor
-ENOUGH = 10_000                      # links that scales are estimated from
-CALM = 0.003                         # share of links changed below which another sweep is not worth its time
+BLOCK = 4096                         # pairs or objects worked on at once: what they need stays near the processor
+ENOUGH = 4_000                       # links that scales are estimated from
+CALM = 0.01                          # share of links changed below which another sweep is not worth its time
 NEVER = np.iinfo(int).max
 
 
@@ -76,7 +76,7 @@ class Chains:
                 self.refilter(afresh=False)
             if not self.fixed:
                 self.learn(events)
-            if sweep == sweeps - 1 or (sweep > 1 and (self.pred != before).mean() < CALM):
+            if sweep == sweeps - 1 or (sweep > with_events and (self.pred != before).mean() < CALM):
                 break
             self.refilter(afresh=not self.fixed)
 
@@ -84,9 +84,12 @@ class Chains:
         """Link frame by frame, knowing the past alone: where all sweeps start from."""
         at = np.searchsorted(self.frame[pairs[:, 0]], np.arange(self.first, self.last + 2))
         for t in range(self.last - self.first):
-            self.solve(pairs[at[t]:at[t + 1]], with_events=False)
-            self.advance(self.objects(self.first + t + 1, self.first + t + 1), self.pred)
-        self.settled[:], self.rivals = False, [pairs]
+            i, j = pairs[at[t]:at[t + 1]].T
+            here, then, end = self.begin[t:t + 3]
+            chosen = assign(i - here, j - then, self.gain(i, j), then - here, end - then)
+            self.join(i[chosen], j[chosen], np.nan, [])
+            self.advance(j[chosen], self.pred)
+        self.rivals = [pairs]
         self.refilter(afresh=False)
 
     def competing(self, near: Candidates, sweep: int) -> np.ndarray:
@@ -173,7 +176,7 @@ class Chains:
         return link_gain(self.past, self.future, i, j, pick(self.x, j) - pick(self.x, i),
                          self.frame[j] - self.frame[i], self.log_start, self.log_end, self.scales)
 
-    def join(self, i: np.ndarray, j: np.ndarray, sure: np.ndarray, events: list[Event]) -> None:
+    def join(self, i: np.ndarray, j: np.ndarray, sure: np.ndarray | float, events: list[Event]) -> None:
         """Put links (i, j) and events in place."""
         self.succ[i], self.pred[j], self.confidence[j] = j, i, sure
         self.until[i], self.since[j] = self.frame[j], self.frame[i]

@@ -27,7 +27,7 @@ from cellfm_nb.track.window import join_objects
 TRACK_COLUMNS = ["track_id", "frame", "t_s", "z", "y", "x", *POSITION, "label", "mass", "volume_um3", "score",
                  "parent_id", "gap"]
 EVENT_COLUMNS = ["event_id", "kind", "frame", *POSITION, "parents", "children", "score", "status"]
-SWEEPS = 4             # forward and backward; the first without events
+SWEEPS = 5             # at most; the first without events
 
 
 @dataclass(frozen=True)
@@ -134,23 +134,28 @@ def describe(tracks: pd.DataFrame, events: pd.DataFrame) -> str:
 def track_table(objects: pd.DataFrame, ids: np.ndarray, spacing_um: tuple[float, float, float], dt_s: float,
                 score: np.ndarray | None = None, parents: dict[int, int] | None = None) -> pd.DataFrame:
     """Write the track table of objects and the track each belongs to, rows sorted by track and frame."""
-    table = objects.copy()
-    table["track_id"], table["t_s"] = np.asarray(ids, int), table["frame"] * float(dt_s)
+    ids, frame = np.asarray(ids, int), objects["frame"].to_numpy(int)
+    order = np.lexsort((frame, ids))
+    ids, frame = ids[order], frame[order]
+    empty = {"label": 0, "mass": np.nan, "volume_um3": np.nan}
+    columns = {"track_id": ids, "frame": frame, "t_s": frame * float(dt_s)}
     for axis, size in zip("zyx", spacing_um, strict=True):
-        if axis not in table:
-            table[axis] = table[f"{axis}_um"] / size
-    for name, empty in (("label", 0), ("mass", np.nan), ("volume_um3", np.nan)):
-        if name not in table:
-            table[name] = empty
-    table["score"] = np.nan if score is None else score
-    table["parent_id"] = table["track_id"].map(parents or {}).fillna(-1).astype(int)
-    table = table.sort_values(["track_id", "frame"], kind="stable").reset_index(drop=True)
-    table["gap"] = (table.groupby("track_id")["frame"].diff().fillna(1) - 1).astype(int)
-    return table[TRACK_COLUMNS]
+        columns[axis] = (objects[axis] if axis in objects else objects[f"{axis}_um"] / size).to_numpy()[order]
+    for name in (*POSITION, *empty):
+        columns[name] = objects[name].to_numpy()[order] if name in objects else np.full(len(ids), empty[name])
+    columns["score"] = np.full(len(ids), np.nan) if score is None else score[order]
+    parent = np.full(ids.max(initial=-1) + 1, -1)
+    parent[list(parents or {})] = list((parents or {}).values())
+    columns["parent_id"] = parent[ids]
+    step = np.diff(frame, prepend=frame[:1])
+    columns["gap"] = np.where(np.diff(ids, prepend=-1) == 0, step - 1, 0)
+    return pd.DataFrame(columns, columns=TRACK_COLUMNS)
 
 
 def event_table(events: list, objects: pd.DataFrame, ids: np.ndarray) -> pd.DataFrame:
     """Write the table of splits and merges, sorted by frame; an event's place is the middle of its children."""
+    if not events:
+        return pd.DataFrame(columns=EVENT_COLUMNS)
     rows = []
     for e in events:
         children = objects.iloc[list(e.children)]
