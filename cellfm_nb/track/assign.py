@@ -7,7 +7,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
 BEAM = 64            # partial solutions kept per tail: bounds time where groups of hypotheses grow large
-ROUNDS = 8           # of setting aside pairs that nobody could outbid
+ROUNDS = 2           # of setting aside pairs that nobody could outbid
 CHUNK = 1000         # pairs assigned at once
 PRICE_ROUNDS = 200   # longest alternating path followed; beyond it prices are too low, which only costs time
 

@@ -39,38 +39,40 @@ class Candidates:
 
         headed : look only where tails head to, if that is elsewhere.
         """
-        found = [self.around(tails, 1, headed)]
-        return self.plausible(found if heads is None else [*found, self.around(heads, -1)[:, ::-1]])
+        found = [self.around(tails, np.ones(len(tails), int), headed)]
+        if heads is not None:
+            found.append(self.around(heads, np.full(len(heads), -1))[:, ::-1])
+        return self.plausible(found)
 
     def over_gaps(self, tails: np.ndarray, heads: np.ndarray) -> np.ndarray:
         """Return pairs that skip frames: from each tail forward, and from each head backward in time, (q, 2)."""
-        found = [np.zeros((0, 2), int)]
-        for wait in range(2, self.chains.max_gap + 2):
-            found += [self.around(tails, wait), self.around(heads, -wait)[:, ::-1]]
-        return self.plausible(found)
+        waits = np.arange(2, self.chains.max_gap + 2)
+        forth = self.around(np.tile(tails, len(waits)), np.repeat(waits, len(tails)))
+        back = self.around(np.tile(heads, len(waits)), np.repeat(-waits, len(heads)))
+        return self.plausible([forth, back[:, ::-1]])
 
-    def around(self, objects: np.ndarray, wait: int, headed: bool = False) -> np.ndarray:
-        """Return pairs of `objects` and those near their place or where they head to, `wait` frames on, (q, 2).
+    def around(self, objects: np.ndarray, wait: np.ndarray, headed: bool = False) -> np.ndarray:
+        """Return pairs of `objects` and those near their place or where they head to, `wait` (n,) frames on, (q, 2).
 
-        headed : leave out what is only near the place.
+        Waits are all of one sign, and all 1 or all longer. headed : leave out what is only near the place.
         """
-        c, most, spread = self.chains, self.most(abs(wait)), np.sqrt(self.variance(abs(wait)))
-        inside = (c.frame[objects] + wait >= c.first) & (c.frame[objects] + wait <= c.last)
-        if most <= 0 or not inside.any():
+        c, most, then = self.chains, self.most(np.abs(wait)), self.chains.frame[objects] + wait
+        some = (most > 0) & (then >= c.first) & (then <= c.last)
+        objects, wait, most, then = objects[some], wait[some], most[some], then[some]
+        if not len(objects):
             return np.zeros((0, 2), int)
-        objects = objects[inside]
-        move = wait * pick((c.past if wait > 0 else c.future).v, objects)
-        ahead = np.flatnonzero(((move / column(spread)) ** 2).sum(0) > 0.25)   # else it is the same place
-        still = objects[:0] if headed else objects
-        at = np.concatenate([still, objects[ahead]])
-        place = pick(c.x, at)
-        place[:, len(still):] += move[:, ahead]
-        place = np.concatenate([place / column(self.unit), self.apart * (c.frame[at] + wait)[None]]).T
-        bound = min(np.sqrt(2 * most) * float((spread / self.unit).max()), self.apart / 2)
-        k = np.arange(1, min(NEIGHBOURS if abs(wait) == 1 else OVER_GAPS, c.n) + 1)
-        near = self.tree.query(place, k=k, distance_upper_bound=bound)[1]
+        spread, unit = np.sqrt(self.variance(np.abs(wait)[:, None])).T, column(self.unit)
+        place = pick(c.x, objects) / unit
+        move = wait * pick((c.past if wait[0] > 0 else c.future).v, objects)
+        ahead = np.flatnonzero(((move / spread) ** 2).sum(0) > 0.25)            # else it is the same place
+        still = np.arange(0 if headed else len(objects))
+        at = np.concatenate([still, ahead])
+        place = np.concatenate([place[:, still], place[:, ahead] + move[:, ahead] / unit], 1)
+        bound = min((np.sqrt(2 * most) * (spread / unit).max(0)).max(), self.apart / 2)
+        k = np.arange(1, min(NEIGHBOURS if abs(wait[0]) == 1 else OVER_GAPS, c.n) + 1)
+        near = self.tree.query(np.concatenate([place, self.apart * then[at][None]]).T, k, distance_upper_bound=bound)[1]
         row, rank = np.nonzero(near < c.n)
-        return np.column_stack([at[row], near[row, rank]])
+        return np.column_stack([objects[at[row]], near[row, rank]])
 
     def variance(self, wait: int | np.ndarray) -> np.ndarray:
         """Return the variance (..., d) um^2 of how far an object, or a part after a split, may go in `wait` frames."""

@@ -48,9 +48,9 @@ def mutual_neighbours(x: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def some_neighbours(x: np.ndarray, frame: np.ndarray, enough: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return mutual neighbours of pairs of frames spread over the movie: about `enough` of them, or all."""
-    every = 2 * max(1, round(len(x) / (2 * enough)))
-    at = np.flatnonzero((frame - frame[0]) % every < 2) if every > 2 else np.arange(len(x))
+    """Return mutual neighbours of frames spread over the movie, three in a row: about `enough` of them, or all."""
+    every = round(2 * len(x) / enough)
+    at = np.flatnonzero((frame - frame[0]) % every < 3) if every > 3 else np.arange(len(x))
     i, j = mutual_neighbours(x[at], frame[at])
     return at[i], at[j]
 
