@@ -35,7 +35,7 @@ def track_graph(tracks: pd.DataFrame, events: pd.DataFrame | None = None) -> Tra
     tracks : columns track_id, frame, z_um, y_um, x_um; rows with `visible` False are left out. A link joins
         consecutive rows of one track, over a gap too. Without `events`, parent_id (where >= 0) gives descents.
     events : columns parents and children, track ids separated by ";". A descent joins the last row of a parent
-        and the first row of a child.
+        and the first row of a child. Rows with status "rejected" do not count.
 
     Raises
     ------
@@ -67,6 +67,8 @@ def track_graph(tracks: pd.DataFrame, events: pd.DataFrame | None = None) -> Tra
 def _descent(tracks: pd.DataFrame, events: pd.DataFrame | None) -> list[tuple[int, int]]:
     """Return the (parent id, child id) pairs of events, or of the parent_id column."""
     if events is not None:
+        if "status" in events:
+            events = events[events["status"] != "rejected"]
         return [(p, c) for e in events.itertuples() for p in id_list(e.parents) for c in id_list(e.children)]
     if "parent_id" not in tracks:
         return []

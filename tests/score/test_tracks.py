@@ -177,7 +177,11 @@ def test_each_event_is_matched_once_and_rejected_ones_do_not_count() -> None:
     true = events(("split", 5, 3.0, "1", "2;3"))
     found = events(("split", 5, 3.1, "1", "2;3"), ("split", 5, 3.0, "4", "5;6"))
     assert event_f1(true, found, "split", 0.6, 1) == pytest.approx(2 / 3)
-    assert event_f1(true, found.assign(status=["candidate", "rejected"]), "split", 0.6, 1) == 1
+    reviewed = found.assign(status=["candidate", "rejected"])
+    assert event_f1(true, reviewed, "split", 0.6, 1) == 1
+    paths = table({3: span(0, 4, 20.0), 4: span(4, 8, 19.6), 5: span(4, 8, 20.4)})
+    said = [track_graph(paths, SPLIT.assign(status=word)).descents.tolist() for word in ("confirmed", "rejected")]
+    assert said == [[[3, 4], [3, 8]], []]
     assert event_f1(true, NO_EVENTS, "split", 0.6, 1) == 0
 
 
