@@ -39,6 +39,7 @@ class TrackScore:
     ass_a: float
     tra: float
     det: float
+    lnk: float
     split_f1: float
     merge_f1: float
     n_true: int
@@ -75,9 +76,9 @@ def score_tracks(
     true track; following a parent into its child is wrong. `edge_f1`: the same over links and descents alike.
     `id_switches`: times the found identity over a true track changes (CLEAR MOT, Bernardin and Stiefelhagen 2008);
     `fragments`: mean number of found tracks over one true track that is seen at all; `mota`; `idf1` (Ristani et al.
-    2016); `hota` = sqrt(det_a ass_a) at this one distance (Luiten et al. 2021); `tra`, `det`: 1 - AOGM / AOGM of an
-    empty result, with the Cell Tracking Challenge's weights (Matula et al. 2015). Scores of nothing against nothing
-    are 1; event scores are nan when there is no event on either side.
+    2016); `hota` = sqrt(det_a ass_a) at this one distance (Luiten et al. 2021); `tra`, `det`, `lnk`: 1 - AOGM / AOGM of
+    an empty result, with the Cell Tracking Challenge's weights (Matula et al. 2015), of all, nodes, edges.
+    Scores of nothing against nothing are 1; event scores are nan when there is no event on either side.
     """
     true, found = track_graph(true_tracks, true_events), track_graph(found_tracks, found_events)
     radius = radius_vector(distance_um)
@@ -128,7 +129,7 @@ def _identity_scores(true: TrackGraph, found: TrackGraph, partner: np.ndarray) -
 
 
 def _aogm_scores(true: TrackGraph, found: TrackGraph, partner: np.ndarray) -> dict:
-    """Return TRA and DET from the cost of turning the found graph into the true one."""
+    """Return TRA, DET and LNK from the cost of turning the found graph into the true one."""
     w, matched = AOGM_WEIGHTS, int((partner >= 0).sum())
     nodes = w["fn"] * (len(true.frame) - matched) + w["fp"] * (len(found.frame) - matched)
     true_edges = {e: kind for kind, part in enumerate((true.links, true.descents)) for e in map(tuple, part.tolist())}
@@ -138,9 +139,11 @@ def _aogm_scores(true: TrackGraph, found: TrackGraph, partner: np.ndarray) -> di
     wrong_kind = sum(e in true_edges and true_edges[e] != kind for e, kind in found_edges.items())
     missing = sum(e not in found_edges for e in true_edges)
     edges = w["ed"] * extra + w["ec"] * wrong_kind + w["ea"] * missing
-    empty_nodes, empty_all = w["fn"] * len(true.frame), w["fn"] * len(true.frame) + w["ea"] * len(true_edges)
-    return dict(tra=1 - min((nodes + edges) / empty_all, 1.0) if empty_all else float(not len(found.frame)),
-                det=1 - min(nodes / empty_nodes, 1.0) if empty_nodes else float(not len(found.frame)))
+    empty_nodes, empty_edges = w["fn"] * len(true.frame), w["ea"] * len(true_edges)
+    none = float(not len(found.frame))
+    return dict(tra=1 - min((nodes + edges) / (empty_nodes + empty_edges), 1.0) if empty_nodes else none,
+                det=1 - min(nodes / empty_nodes, 1.0) if empty_nodes else none,
+                lnk=1 - min(edges / empty_edges, 1.0) if empty_edges else float(not found_edges))
 
 
 def event_f1(

@@ -78,7 +78,7 @@ def nx_graph(tracks: pd.DataFrame, found_events: pd.DataFrame) -> object:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_tra_and_det_equal_traccuracys(case: str) -> None:
+def test_tra_det_and_lnk_equal_traccuracys(case: str) -> None:
     pytest.importorskip("traccuracy")
     from traccuracy.matchers import PointMatcher
     from traccuracy.metrics import CTCMetrics
@@ -86,7 +86,8 @@ def test_tra_and_det_equal_traccuracys(case: str) -> None:
     paths, found_events = CASES[case]
     matched = PointMatcher(0.3).compute_mapping(nx_graph(table(TRUTH), SPLIT), nx_graph(table(paths), found_events))
     theirs = CTCMetrics().compute(matched).results
-    assert score(case).tra == pytest.approx(theirs["TRA"]) and score(case).det == pytest.approx(theirs["DET"])
+    got = score(case)
+    assert (got.tra, got.det, got.lnk) == pytest.approx(tuple(theirs[name] for name in ("TRA", "DET", "LNK")))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -113,7 +114,7 @@ def test_identity_scores_equal_py_ctcmetrics(case: str) -> None:
 def test_truth_against_itself_is_one() -> None:
     got = score("perfect").as_dict()
     ones = ("link_f1", "link_precision", "link_recall", "edge_f1", "fragments", "mota", "idf1", "hota", "det_a",
-            "ass_a", "tra", "det", "split_f1")
+            "ass_a", "tra", "det", "lnk", "split_f1")
     assert all(got[k] == 1 for k in ones) and got["id_switches"] == 0 and np.isnan(got["merge_f1"])
     assert (got["n_true"], got["n_true_links"], got["n_splits"], got["distance_um"]) == (28, 23, 1, (0.3,) * 3)
 
@@ -126,6 +127,7 @@ def test_one_id_switch_lowers_each_score_as_its_formula_says() -> None:
     assert got.idf1 == pytest.approx(2 * (28 - 4) / 56)
     assert got.ass_a == pytest.approx((20 + 8 * 0.5) / 28) and got.hota == pytest.approx(np.sqrt(24 / 28))
     assert got.tra == pytest.approx(1 - 1.5 / (280 + 1.5 * 25)) and got.det == 1
+    assert got.lnk == pytest.approx(1 - 1 / 25)
 
 
 def test_following_a_parent_into_its_child_is_a_wrong_link_but_a_right_edge() -> None:
