@@ -106,6 +106,16 @@ def score(found: dict[int, pd.DataFrame], scene: Scene) -> DetectionScore:
     return score_detection(pairs, FWHM_UM)
 
 
+def frame_f1(density: str, snr: float, seed: int) -> float:
+    """Return F1 of ours on the first frame of a scenario's movie, as the bench scores it.
+
+    Parameters: density, "sparse" or "dense"; snr, median peak over noise; seed of the movie.
+    """
+    scene = Scene(scenario(density, snr), PSF, CAMERA, seed)
+    counts = scene.render(0)[0]
+    return score({0: detect(normalize(counts, fit_noise(counts), SPACING_UM), SPACING_UM, PSF.sigma_um)}, scene).f1
+
+
 def tuned(name: str, scene: Scene, volumes: list[np.ndarray]) -> float:
     """Return a peer's F1 at the score threshold that is best on the tuning frames."""
     tables = {t: detect_with(name, volumes[t], SPACING_UM, PSF.sigma_um) for t in (*FRAMES, *TUNING)}

@@ -29,6 +29,27 @@ function shown(el) {
   });
 }
 
+// Plotly tells of a click in 3D at its next frame: without a GPU the button is up again by then, and nobody is told.
+// A click that moves nothing chooses what the label beside the mouse names.
+function answerClicks(el) {
+  let named, down, told;
+  el.on("plotly_hover", (event) => (named = event));
+  el.on("plotly_unhover", () => (named = undefined));
+  el.on("plotly_click", () => (told = true));
+  el.addEventListener("pointerdown", (event) => ([down, told] = [event, false]), true);
+  el.addEventListener("pointerup", (event) => {
+    const click = named;
+    if (click && Math.hypot(event.clientX - down?.clientX, event.clientY - down?.clientY) < 4)
+      setTimeout(() => told || el.emit("plotly_click", click), 200);
+  }, true);
+}
+
+// The widget draws into its element without saying when it is done.
+function drawn(el) {
+  if (!el._fullLayout || !el.on) return el.isConnected && setTimeout(() => drawn(el), 50);
+  if (el._fullLayout.scene) answerClicks(el);
+}
+
 export default {
   initialize({ model }) {
     start(model);
@@ -36,6 +57,8 @@ export default {
   async render({ model, el }) {
     const widget = await start(model);
     await shown(el);
-    return widget.render({ model, el });
+    const remove = widget.render({ model, el });
+    drawn(el);
+    return remove;
   },
 };

@@ -25,14 +25,14 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 SETTINGS = {"notebook-extension/tracker": {"windowingMode": "none"},  # every cell is drawn, also out of sight
             "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
             "docmanager-extension/plugin": {"autosave": False}}
-START = """async path => {
+START = """async ([path, run]) => {
   const app = window.jupyterapp;
   const panel = await app.commands.execute('docmanager:open', {path, factory: 'Notebook'});
   await panel.context.ready;
   await panel.sessionContext.ready;
   await panel.sessionContext.session.kernel.info;
   app.shell.activateById(panel.id);
-  (window.done ||= {})[path] = app.commands.execute('notebook:run-all-cells');
+  if (run) (window.done ||= {})[path] = app.commands.execute('notebook:run-all-cells');
 }"""
 FINISH = """async path => {
   const app = window.jupyterapp;
@@ -43,6 +43,10 @@ FINISH = """async path => {
     id: c.model.id, count: c.model.executionCount,
     error: c.model.outputs.toJSON().filter(o => o.output_type === 'error').map(o => o.evalue).join()}));
 }"""
+SHOW = """async path => {
+  const panel = await window.jupyterapp.commands.execute('docmanager:open', {path});
+  window.jupyterapp.shell.activateById(panel.id);
+}"""
 
 
 def free_port():
@@ -52,12 +56,16 @@ def free_port():
 
 
 @contextmanager
-def jupyter(folder, workspace, base_url="/", hub=False):
-    """Serve copies of the notebooks, on the given workspace, at a base URL; yield the address of the server."""
+def jupyter(folder, workspace, base_url="/", hub=False, parameters=None):
+    """Serve copies of the notebooks, on the given workspace, at a base URL; yield the address of the server.
+
+    parameters: notebook number -> its own parameters, where they are not those of all.
+    """
     books = folder / "notebooks"
     books.mkdir(parents=True)
-    for path in listing().values():
-        nbformat.write(inject(nbformat.read(path, as_version=4), {"workspace": str(workspace)}), books / path.name)
+    for number, path in listing().items():
+        given = {"workspace": str(workspace)} | (parameters or {}).get(number, {})
+        nbformat.write(inject(nbformat.read(path, as_version=4), given), books / path.name)
     for name, values in SETTINGS.items():
         file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -104,12 +112,12 @@ class Browser:
 
     def __init__(self, play, folder: Path):
         self.context = play.chromium.launch_persistent_context(
-            str(folder / "profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1400, "height": 1200})
+            str(folder / "profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1400, "height": 2000})
         self.hosts, self.bytes = set(), 0
         self.context.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname))
         self.page = self.context.pages[0]
         self.complaints = []
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", lambda error: self.complaints.append(error.stack or str(error)))
         self.page.set_default_timeout(60_000)
         cdp = self.context.new_cdp_session(self.page)
         cdp.send("Network.enable")
@@ -131,16 +139,20 @@ class Browser:
 
 
 class Notebook:
-    """One notebook open in JupyterLab, running from its first cell to its last."""
+    """One notebook open in JupyterLab, running from its first cell to its last (or, asked so, not yet)."""
 
-    def __init__(self, browser, number):
+    def __init__(self, browser, number, run=True):
         self.page, self.path = browser.page, f"notebooks/{listing()[number].name}"
-        self.page.evaluate(START, self.path)
+        self.page.evaluate(START, [self.path, run])
 
     def finish(self):
         """Wait for the last cell and come to the front; return {id: error} of the cells that failed or did not run."""
         cells = self.page.evaluate(FINISH, self.path)
         return {cell["id"]: cell["error"] or "not run" for cell in cells if cell["error"] or not cell["count"]}
+
+    def show(self):
+        """Come to the front."""
+        self.page.evaluate(SHOW, self.path)
 
     def cell(self, name):
         """Return the cell with this id, as a place in the page."""
@@ -162,18 +174,19 @@ class Notebook:
         self.page.evaluate("async () => { const k = jupyterapp.shell.currentWidget.sessionContext.session.kernel;"
                            " await k.restart(); await k.info; }")
 
-    def run_cells(self, names):
-        """Run the cells with these ids, one after the other."""
-        self.page.evaluate("""async names => {
+    def run_cells(self, names, wait=True):
+        """Run the cells with these ids, one after the other; wait for the last or, asked so, for none."""
+        self.page.evaluate("""async ([names, wait]) => {
           const app = jupyterapp, book = app.shell.currentWidget.content;
           for (const name of names) {
             const index = book.widgets.findIndex(c => c.model.id === name);
             if (index < 0) throw new Error('no cell ' + name);
             book.deselectAll();
             book.activeCellIndex = index;
-            await app.commands.execute('notebook:run-cell');
+            const run = app.commands.execute('notebook:run-cell');
+            if (wait) await run;
           }
-        }""", names)
+        }""", [names, wait])
 
     def ask(self, code):
         """Run a line in the notebook's kernel, behind its back, and return what it prints."""
@@ -208,7 +221,8 @@ class Viewer:
         self.settle()
 
     def settle(self):
-        """Wait until two pictures in a row are the same: all blocks have come and are drawn."""
+        """Wait until all blocks have come and are drawn, and two pictures in a row are the same."""
+        self.frame.wait_for_function("() => viewer.display.isReady()", timeout=60_000, polling=200)
         last = None
         for _ in range(40):
             now = self.place.screenshot()

@@ -1,6 +1,7 @@
 """The views in a real browser: a plain JupyterLab, and one under a hub's base URL behind jupyter-server-proxy."""
 
 import re
+import shutil
 import time
 from urllib.parse import urljoin
 
@@ -12,6 +13,17 @@ from browser.lab import Browser, Notebook, answers, jupyter, pixels, wait_for
 
 BOOKS = ("01", "02", "05", "07", "08")
 SERVERS = {"plain": "/", "hub": "/user/alice/"}
+ON_SCREEN = """plot => {  // where the points of the first trace are drawn, in pixels of the chart
+  const scene = plot._fullLayout.scene._scene, { model, view, projection } = scene.glplot.cameraParams;
+  const times = (m, v) => [0, 1, 2, 3].map(i => v.reduce((sum, value, j) => sum + m[4 * j + i] * value, 0));
+  const { x, y, z } = plot._fullData[0], [sx, sy, sz] = scene.dataScale;
+  const { clientWidth: w, clientHeight: h } = scene.container;
+  return Array.from(x, (_, k) => times(projection, times(view, times(model, [x[k] * sx, y[k] * sy, z[k] * sz, 1]))))
+    .filter(p => p.every(Number.isFinite)).map(p => [w * (0.5 + 0.5 * p[0] / p[3]), h * (0.5 - 0.5 * p[1] / p[3])]);
+}"""
+AFTER_CROPS = ("pretrain", "repair", "stream", "segment", "track", "figures", "executed", "many", "own", "real")
+TRAINED_STEPS = 40
+BESIDE = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SERVERS]  # with -n 2, one process each
 
 
 class Lab:
@@ -30,11 +42,13 @@ class Lab:
         place.screenshot(path=self.shots / f"{self.kind}-{name}.png")
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=BESIDE)
 def lab(request, tmp_path_factory, finished_run, shots):
     play = pytest.importorskip("playwright.sync_api").sync_playwright
     folder, base = tmp_path_factory.mktemp(request.param), SERVERS[request.param]
-    with jupyter(folder / "lab", finished_run, base, hub=request.param == "hub") as address, play() as started:
+    untrained = shutil.copytree(finished_run, folder / "untrained", ignore=shutil.ignore_patterns(*AFTER_CROPS))
+    short = {"03": {"workspace": str(untrained), "steps": TRAINED_STEPS}}
+    with (jupyter(folder / "lab", finished_run, base, request.param == "hub", short) as address, play() as started):
         browser = Browser(started, folder)
         browser.open(address)
         yield Lab(browser, request.param, finished_run, shots)
@@ -108,6 +122,27 @@ def test_02_decisions_survive_a_restart_and_a_slider_moves_the_crops(lab):
     assert re.search(r"[1-9]\d* of \d+ decided", again.inner_text()), again.inner_text()
 
 
+def test_03_learning_curves_grow_in_place(lab):
+    if lab.kind != "plain":
+        pytest.skip("the widget's way to the kernel under the hub is that of the table in 08")
+    book = Notebook(lab.browser, "03", run=False)
+    book.run_cells(["parameters", "injected-parameters", "open-workspace", "read-crops", "build-encoder",
+                    "hold-out-truth", "train"], wait=False)
+    place = book.cell("train")
+    chart = place.locator(".js-plotly-plot").first
+    chart.wait_for(timeout=120_000)
+    chart.evaluate("plot => { plot.dataset.seen = 'once'; }")
+    lengths = lambda: chart.evaluate("plot => (plot._fullData || []).map(t => (t.x || []).length)")  # noqa: E731
+    first = wait_for(lambda: max(lengths(), default=0), 40, "no curve is drawn")
+    box, before = chart.bounding_box(), pixels(chart.screenshot())
+    lab.shot(chart, "03-curves-begin")
+    wait_for(lambda: max(lengths(), default=0) > first, 60, "the curves do not grow")
+    assert chart.get_attribute("data-seen") == "once" and chart.bounding_box() == box  # the same chart, where it was
+    assert place.locator(".js-plotly-plot").count() == 1 and (pixels(chart.screenshot()) != before).any()
+    lab.shot(chart, "03-curves-grown")
+    print(f"curves grew from {first} to {max(lengths())} steps")
+
+
 def test_05_norms_and_colours_are_drawn(lab):
     book = lab.book("05")
     for name in ("look-at-norms", "paint-before-and-after", "scatter-components"):
@@ -153,11 +188,14 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 40, "the viewer does not move to the row")
     lab.shot(place, "08-row")
 
-    clicked = click_a_track(book.page, place.locator(".js-plotly-plot").first, table.locator("tr.chosen"))
-    wait_for(lambda: int(table.locator("tr.chosen").get_attribute("data-row")) != row, 40, f"no row: {clicked}")
-    row = int(table.locator("tr.chosen").get_attribute("data-row"))
-    track, frame = map(int, re.findall(r"\d+", clicked))
-    assert (tracks.iloc[row]["track_id"], tracks.iloc[row]["frame"]) == (track, frame)
+    chart = place.locator(".js-plotly-plot").first
+    chart.scroll_into_view_if_needed()
+    lab.books["01"].show()  # a scene that was drawn, hidden and comes back still answers
+    time.sleep(1)
+    book.show()
+    track, frame = click_a_track(book.page, chart)
+    row = int(tracks.index[(tracks["track_id"] == track) & (tracks["frame"] == frame)][0])
+    wait_for(lambda: int(table.locator("tr.chosen").get_attribute("data-row")) == row, 40, "the click chooses no row")
     wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 40, "the viewer does not move to the track")
     lab.shot(place, "08-track")
 
@@ -172,6 +210,13 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     distance = (((all_here[["z", "y", "x"]] - at) * spacing) ** 2).sum(axis=1)
     assert int(table.locator("tr.chosen").get_attribute("data-row")) == distance.idxmin()
     lab.shot(place, "08-moved")
+    turned = book.cell("draw-tracks").locator(".js-plotly-plot").first
+    turned.scroll_into_view_if_needed()
+    turned.locator(".gl-container canvas").first.wait_for()
+    time.sleep(1)
+    picture = pixels(turned.screenshot())
+    assert (picture.max(-1).astype(int) - picture.min(-1) > 60).mean() > 0.002  # tracks are drawn, and in colour
+    lab.shot(turned, "08-tracks")
     events = book.cell("explore-events")
     events.locator(".js-plotly-plot").nth(1).scroll_into_view_if_needed()
     time.sleep(1)
@@ -188,26 +233,21 @@ def near(position, row):
     return np.allclose(position, [row["frame"] + 0.5, row["z"] + 0.5, row["y"] + 0.5, row["x"] + 0.5], atol=1e-3)
 
 
-def click_a_track(page, chart, chosen):
-    """Search the 3D chart with the mouse, click until a row is chosen, and return what hovering there said."""
-    before = chosen.get_attribute("data-row")
+def click_a_track(page, chart):
+    """Hover the points that stand alone in the 3D chart until one is named, click it, return its track and frame."""
     chart.scroll_into_view_if_needed()
     chart.locator(".gl-container canvas").first.wait_for()
-    box = chart.bounding_box()
-    for fy in np.linspace(0.35, 0.7, 14):
-        for fx in np.linspace(0.3, 0.7, 14):
-            x, y = box["x"] + fx * box["width"], box["y"] + fy * box["height"]
-            page.mouse.move(x, y)
-            time.sleep(0.15)
-            told = chart.locator(".hovertext, .infolayer .hoverlayer text")
-            if told.count():
-                time.sleep(1)  # a slow scene may still tell of the place the mouse was at before
-                if not told.count() or not (text := told.first.text_content()).startswith("track"):
-                    continue
-                page.mouse.down()
-                time.sleep(0.3)
-                page.mouse.up()
-                time.sleep(1)
-                if chosen.get_attribute("data-row") != before:
-                    return text  # a label also tells of a point near by, a click takes one within five pixels
+    box, points = chart.bounding_box(), np.array(chart.evaluate(ON_SCREEN))
+    away = np.hypot(*(points[:, None] - points[None]).T)
+    np.fill_diagonal(away, np.inf)
+    label = chart.locator(".hovertext, .infolayer .hoverlayer text").first
+    for x, y in points[np.argsort(-np.nanmin(away, axis=1))][:12]:
+        page.mouse.move(box["x"] + x + 30, box["y"] + y + 30)
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            if label.count() and (named := re.match(r"track (\d+), frame (\d+)", label.text_content() or "")):
+                page.mouse.click(box["x"] + x, box["y"] + y)
+                return int(named[1]), int(named[2])
+            time.sleep(0.1)
     raise AssertionError("no track under the mouse")
