@@ -157,6 +157,10 @@ def _settings(sets: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+QUIET = ["--LabApp.news_url=None",  # JupyterLab asks nobody beyond this machine for news or newer versions
+         "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate"]
+
+
 def lab(args: argparse.Namespace) -> int:
     import subprocess
 
@@ -165,7 +169,7 @@ def lab(args: argparse.Namespace) -> int:
     env = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     options = [o for o in args.options if o != "--"]
     return subprocess.call([sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={folder().parent}",
-                            "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb", *options], env=env)
+                            "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb", *QUIET, *options], env=env)
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -19,7 +19,8 @@ class Setting:
 
     def range(self) -> str:
         """Say the range with its unit, "" where there is none to say."""
-        low, high = (None if v is None else f"{v:,g}" for v in (self.low, self.high))
+        limits = (self.low, self.high)
+        low, high = (None if v is None else f"{v:,}" if isinstance(v, int) else f"{v:,g}" for v in limits)
         said = f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}" if high else ""
         return " ".join(part for part in (said, self.unit) if part)
 

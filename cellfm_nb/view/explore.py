@@ -66,7 +66,7 @@ def histogram(values: dict[str, np.ndarray], xlabel: str, log: bool = True,
     for name, at in (lines or {}).items():
         figure.add_vline(at, line_dash="dash", annotation_text=f"{name} = {at:.4g}")
     if log:  # an empty bin lies below the axis, so that a bin of one object beside it still stands up
-        figure.update_yaxes(type="log", range=[np.log10(0.7), np.log10(1.5 * most)])
+        figure.update_yaxes(type="log", dtick="D2", range=[np.log10(0.7), np.log10(1.5 * most)])
     return Interactive(figure, plots.histogram(values, xlabel, log, lines))
 
 

@@ -16,6 +16,7 @@ from cellfm_nb.view.marks import thinned
 from cellfm_nb.view.style import BLUE, GREY, VERMILION, track_colour
 
 MAX_3D = 6_000  # points that turn smoothly on a laptop
+CAMERA = {"eye": {"x": 1.45, "y": 1.45, "z": 1.0}, "center": {"x": 0, "y": 0, "z": -0.2}}  # fills the frame
 
 
 def tracks_3d(tracks: pd.DataFrame, spacing_um: Sequence[float], volume: Any = None) -> Interactive:
@@ -56,7 +57,7 @@ def scene(told: str = "") -> dict[str, Any]:
     axes = {f"{a}axis": {"title": f"{a} (µm)"} for a in "xyz"}
     axes["yaxis"]["autorange"] = "reversed"  # y runs down, as in every other picture
     return {**LOOK, "height": 480, "margin": {"l": 0, "r": 0, "t": 30, "b": 0}, "title": told,
-            "scene": {"aspectmode": "data", "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 1.1}}, **axes},
+            "scene": {"aspectmode": "data", "camera": CAMERA, **axes},
             "showlegend": False}
 
 

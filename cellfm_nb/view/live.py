@@ -106,11 +106,14 @@ class LiveCurves:
 
         panels = self._panels()
         chart = Chart(make_subplots(len(panels), 1, shared_xaxes=True, vertical_spacing=0.04))
+        colours = iter(cycle(sum(map(len, panels))))  # one legend for all panels: no colour twice
         for row, names in enumerate(panels, 1):
-            for name, colour in zip(names, cycle(len(names)), strict=True):
-                chart.add_scatter(name=name, mode="lines", line={"color": colour}, connectgaps=True, row=row, col=1)
+            for name in names:  # with points: a health of every tenth step begins as one
+                chart.add_scatter(name=name, mode="lines+markers", line={"color": next(colours)}, marker={"size": 4},
+                                  connectgaps=True, row=row, col=1)
+            chart.update_yaxes(title="<br>".join(names), row=row)
         chart.update_layout(**{**LOOK, "height": 240 + 140 * len(panels), "hovermode": "x unified"})
-        chart.update_yaxes(title=self.ylabel, type="log" if self.log else "linear", row=1)
+        chart.update_yaxes(title=self.ylabel or panels[0][0], type="log" if self.log else "linear", row=1)
         chart.update_xaxes(title=self.xlabel, row=len(panels))
         return chart
 

@@ -60,7 +60,8 @@ details summary{cursor:pointer;color:var(--blue);margin:.6rem 0}
  .stack td[data-head]:not(:nth-child(2)):not(:nth-child(3))::before{content:attr(data-head) ": ";color:var(--soft)}}
 @media print{body{max-width:none;font-size:10.5pt;padding:0}h2{break-after:avoid}
  figure,tr,.card{break-inside:avoid}table:not(.stack){break-inside:avoid}.wide{overflow:visible}
- .ledger td,.ledger th{font-size:8pt;padding-right:.5rem;min-width:0}details:not([open])>*{display:none}}
+ .ledger td,.ledger th{font-size:8pt;padding-right:.5rem;min-width:0}.ledger td:nth-child(5){min-width:5.5rem}
+ details:not([open])>*{display:none}}
 """
 
 

@@ -150,10 +150,10 @@ def warnings(record: Mapping, summary: Mapping, folder: Path) -> Iterator[str]:
 def scores(summary: Mapping) -> str:
     """Set every score that a peer has too beside the peer's, the better of the two in bold."""
     table = compared(summary)
-    rows = [[page.named(r.metric)[0], r.unit, r.ours, r.trackpy] for r in table.itertuples()]
-    bold = {(i, 2 if who == "ours" else 3) for i, who in enumerate(table["better"]) if who}
+    rows = [[page.named(r.metric)[0] + f" ({r.unit})" * bool(r.unit), r.ours, r.trackpy] for r in table.itertuples()]
+    bold = {(i, 1 if who == "ours" else 2) for i, who in enumerate(table["better"]) if who}
     note = "Both on the same simulated movie; the better in bold. Distances and thresholds are stated in notebook 09."
-    body = page.table(["", "unit", "ours", PEER], rows, bold=bold)
+    body = page.table(["", "ours", PEER], rows, bold=bold)
     return body and body + page.paragraph(note, "soft")
 
 

@@ -1,6 +1,7 @@
 """A real JupyterLab and a real Chromium, driven as a person drives them."""
 
 import io
+import ipaddress
 import json
 import os
 import shutil
@@ -9,14 +10,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import nbformat
 import numpy as np
+import psutil
 from PIL import Image
 
+from cellfm_nb.commands import QUIET
 from cellfm_nb.notebooks import inject, listing
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -79,7 +82,7 @@ def jupyter(folder, workspace, base_url="/", hub=False, parameters=None):
     port = free_port()
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}",
                "--ServerApp.port_retries=0", "--ip=127.0.0.1", "--IdentityProvider.token=", f"--notebook-dir={folder}",
-               f"--ServerApp.base_url={base_url}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
+               f"--ServerApp.base_url={base_url}", "--LabApp.expose_app_in_browser=True", *QUIET]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         try:
@@ -96,6 +99,15 @@ def answers(address):
         return urllib.request.urlopen(address, timeout=5).status == 200
     except OSError:
         return False
+
+
+def connected_beyond():
+    """Return the machines beyond this one that server, kernels and browser are connected to now."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found |= {c.raddr.ip for c in process.net_connections("inet") if c.raddr}
+    return {address for address in found if not ipaddress.ip_address(address).is_loopback}
 
 
 def wait_for(ask, seconds, what):
