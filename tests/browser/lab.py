@@ -130,7 +130,7 @@ class Browser:
         self.page = self.context.pages[0]
         self.complaints = []
         self.page.on("pageerror", lambda error: self.complaints.append(error.stack or str(error)))
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(180_000)
         cdp = self.context.new_cdp_session(self.page)
         cdp.send("Network.enable")
         cdp.on("Network.loadingFinished", lambda event: self._count(event["encodedDataLength"]))
@@ -218,7 +218,7 @@ class Viewer:
     def __init__(self, page, place):
         self.page, self.place = page, place
         self.frame = wait_for(lambda: place.element_handle().content_frame(), 30, "the viewer's frame does not open")
-        self.frame.wait_for_function("() => window.viewer?.position?.value?.length >= 3", timeout=60_000)
+        self.frame.wait_for_function("() => window.viewer?.position?.value?.length >= 3", timeout=180_000)
         self.settle()
 
     def position(self):
@@ -234,7 +234,7 @@ class Viewer:
 
     def settle(self):
         """Wait until all blocks have come and are drawn, and two pictures in a row are the same."""
-        self.frame.wait_for_function("() => viewer.display.isReady()", timeout=60_000, polling=200)
+        self.frame.wait_for_function("() => viewer.display.isReady()", timeout=180_000, polling=200)
         last = None
         for _ in range(40):
             now = self.place.screenshot()

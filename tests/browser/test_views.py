@@ -22,7 +22,6 @@ ON_SCREEN = """plot => {  // where the points of the first trace are drawn, in p
     .filter(p => p.every(Number.isFinite)).map(p => [w * (0.5 + 0.5 * p[0] / p[3]), h * (0.5 - 0.5 * p[1] / p[3])]);
 }"""
 AFTER_CROPS = ("pretrain", "repair", "stream", "segment", "track", "figures", "executed", "many", "own", "real")
-BESIDE = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SERVERS]  # with -n 2, one process each
 
 
 class Lab:
@@ -41,7 +40,7 @@ class Lab:
         place.screenshot(path=self.shots / f"{self.kind}-{name}.png")
 
 
-@pytest.fixture(scope="module", params=BESIDE)
+@pytest.fixture(scope="module", params=SERVERS)
 def lab(request, tmp_path_factory, finished_run, shots):
     play = pytest.importorskip("playwright.sync_api").sync_playwright
     folder, base = tmp_path_factory.mktemp(request.param), SERVERS[request.param]
@@ -106,10 +105,14 @@ def test_02_decisions_survive_a_restart_and_a_slider_moves_the_crops(lab):
     gallery = book.cell("review-frames")
     before = len(said())
     gallery.get_by_role("button", name="accept", exact=True).click()
-    wait_for(lambda: len(said()) == before + 1, 40, "accept is not on disk")
+    wait_for(lambda: len(said()) == before + 1, 120, "accept is not on disk")
     gallery.get_by_role("button", name="reject", exact=True).click()
-    wait_for(lambda: len(said()) == before + 2, 40, "reject is not on disk")
+    wait_for(lambda: len(said()) == before + 2, 120, "reject is not on disk")
     lab.shot(gallery, "02-gallery")
+    gallery.locator("img").first.click()
+    gallery.page.keyboard.press("u")
+    wait_for(lambda: len(said()) == before + 3, 120, "a key is not on disk")
+    assert list(said()["verdict"].tail(3)) == ["accept", "reject", "unsure"]
     gallery.get_by_role("button", name="undo").click()
     time.sleep(1)
     kept = said()
@@ -117,7 +120,7 @@ def test_02_decisions_survive_a_restart_and_a_slider_moves_the_crops(lab):
     place = book.cell("try-crop-seeds")
     first = shown(place)
     slide(place, 1)
-    wait_for(lambda: shown(place) not in ("", first), 40, "the picture does not follow the slider")
+    wait_for(lambda: shown(place) not in ("", first), 120, "the picture does not follow the slider")
     lab.shot(place, "02-crops")
 
     book.restart()
@@ -137,10 +140,10 @@ def test_03_learning_curves_grow_in_place(lab):
     chart.wait_for(timeout=120_000)
     chart.evaluate("plot => { plot.dataset.seen = 'once'; }")
     lengths = lambda: chart.evaluate("plot => (plot._fullData || []).map(t => (t.x || []).length)")  # noqa: E731
-    first = wait_for(lambda: max(lengths(), default=0), 40, "no curve is drawn")
+    first = wait_for(lambda: max(lengths(), default=0), 120, "no curve is drawn")
     box, before = chart.bounding_box(), pixels(chart.screenshot())
     lab.shot(chart, "03-curves-begin")
-    wait_for(lambda: max(lengths(), default=0) > first, 60, "the curves do not grow")
+    wait_for(lambda: max(lengths(), default=0) > first, 120, "the curves do not grow")
     assert chart.get_attribute("data-seen") == "once" and chart.bounding_box() == box  # the same chart, where it was
     assert place.locator(".js-plotly-plot").count() == 1 and (pixels(chart.screenshot()) != before).any()
     lab.shot(chart, "03-curves-grown")
@@ -163,7 +166,7 @@ def test_07_a_threshold_moves_the_outlines_and_labels_are_drawn(lab):
     place = book.cell("try-a-threshold")
     first, said = shown(place), place.inner_text()
     slide(place)
-    wait_for(lambda: shown(place) not in ("", first), 40, "the picture does not follow the slider")
+    wait_for(lambda: shown(place) not in ("", first), 120, "the picture does not follow the slider")
     text = wait_for(lambda: re.search(r"(\d+) found in ([\d.]+) s", place.inner_text()), 10, "nothing is said")
     assert place.inner_text() != said
     print(f"preview: {text[0]}")
@@ -190,7 +193,7 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
 
     table.locator("tr[data-row]").nth(5).click()  # a row moves the viewer
     row = int(table.locator("tr.chosen").get_attribute("data-row"))
-    wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 40, "the viewer does not move to the row")
+    wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 120, "the viewer does not move to the row")
     lab.shot(place, "08-row")
 
     chart = place.locator(".js-plotly-plot").first
@@ -200,15 +203,15 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     book.show()
     track, frame = click_a_track(book.page, chart)
     row = int(tracks.index[(tracks["track_id"] == track) & (tracks["frame"] == frame)][0])
-    wait_for(lambda: int(table.locator("tr.chosen").get_attribute("data-row")) == row, 40, "the click chooses no row")
-    wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 40, "the viewer does not move to the track")
+    wait_for(lambda: int(table.locator("tr.chosen").get_attribute("data-row")) == row, 120, "the click chooses no row")
+    wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 120, "the viewer does not move to the track")
     lab.shot(place, "08-track")
 
     here = tracks[(tracks["frame"] == frame) & (tracks["track_id"] != track)]
     spacing = np.array([0.25, 0.1, 0.1])
     box = viewer.place.bounding_box()
     viewer.place.click(button="right", position={"x": 0.2 * box["width"], "y": 0.2 * box["height"]})  # moves there
-    wait_for(lambda: int(table.locator("tr.chosen").get_attribute("data-row")) != row, 40, "no row is chosen")
+    wait_for(lambda: int(table.locator("tr.chosen").get_attribute("data-row")) != row, 120, "no row is chosen")
     time.sleep(1)
     at = np.array(viewer.position()[1:]) - 0.5
     all_here = pd.concat([here, tracks.iloc[[row]]])
@@ -222,6 +225,14 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     picture = pixels(turned.screenshot())
     assert (picture.max(-1).astype(int) - picture.min(-1) > 60).mean() > 0.002  # tracks are drawn, and in colour
     lab.shot(turned, "08-tracks")
+    review, file = book.cell("show-events"), lab.run / "track" / "events.csv"
+    status = lambda: pd.read_csv(file)["status"].value_counts().to_dict()  # noqa: E731
+    before = status()
+    review.get_by_role("button", name="confirm", exact=True).click()
+    wait_for(lambda: status().get("confirmed", 0) == before.get("confirmed", 0) + 1, 120, "no event is confirmed")
+    lab.shot(review, "08-review")
+    review.get_by_role("button", name="undo").click()
+    wait_for(lambda: status() == before, 120, "undo is not in events.csv")
     events = book.cell("explore-events")
     events.locator(".js-plotly-plot").nth(1).scroll_into_view_if_needed()
     time.sleep(1)
@@ -230,7 +241,7 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     address = urljoin(book.page.url, book.viewer("link-views").place.get_attribute("src"))
     assert answers(address)
     book.restart()
-    wait_for(lambda: not answers(address), 40, "the viewer outlives its kernel")
+    wait_for(lambda: not answers(address), 120, "the viewer outlives its kernel")
 
 
 def near(position, row):
