@@ -156,3 +156,16 @@ def test_live_curves_redraw_in_place_and_rarely(monkeypatch):
     assert 1 <= len(shown) < 40  # throttled although the interval asked for is 10 ms
     watch.close()
     assert live.LiveCurves.fingerprint == watch.fingerprint  # watching does not change what is watched
+
+
+def test_live_panels_share_one_legend_without_a_colour_twice_and_name_their_axes():
+    pytest.importorskip("plotly")
+    watch = live.LiveCurves(["loss", "dino"], every_s=1e9)
+    watch._quiet = False
+    watch(0, loss=2.0, dino=1.0, rankme=40.0, probe_ap=0.2)
+    chart = watch._empty_chart()
+    colours = {trace.name: trace.line.color for trace in chart.data}
+    assert {"loss", "dino", "rankme", "probe_ap"} <= set(colours) and len(set(colours.values())) == len(colours)
+    titles = [axis.title.text for axis in chart.select_yaxes()]
+    assert titles[:2] == ["loss", "rankme"] and all(titles)
+    assert all("markers" in trace.mode for trace in chart.data)  # a single point shows
