@@ -137,8 +137,11 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
                         break
     drift = table.drift_px[good]
     far = drift.median() + 8 * max(1.4826 * (drift - drift.median()).abs().median(), 0.5)
+    seen = table.index[table.drift_px.notna()]
     for i in good[drift > far]:
-        _blame(table, i, False, f"jumps by {drift[i]:.1f} px")
+        before = seen[seen < i]
+        if len(before) and table.verdict[before[-1]] != "reject":  # a frame out of focus is no witness of a jump
+            _blame(table, i, False, f"jumps by {drift[i]:.1f} px")
     return table
 
 
