@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 
 from cellfm_nb.segment.blobs import Look, eye_norm, spots_table
-from cellfm_nb.segment.fit import OWN_SIZE, Blobs, Prior, joint_fit, start_blobs, weak_prior
+from cellfm_nb.segment.evidence import BACKGROUNDS, background_of
+from cellfm_nb.segment.fit import OWN_SIZE, Blobs, Prior, joint_fit, render, start_blobs, weak_prior
 from cellfm_nb.segment.links import Soft, World, step_variances
 from cellfm_nb.segment.threshold import q_values
 
 SWEEPS = (4, 4)                                             # of the fit, before and after frames have been compared
+TOO_NARROW = 4.0                                            # times variance / score^2: a free fit's width is too small
 CHANGE = 0.1                                                # PSF variances by which an object's size may change
 
 
@@ -26,18 +28,21 @@ def refit(
     index of the path of each one, -1 for none; world, what the paths were weighed against; spacing (3,) um.
     """
     psf, chosen = world.sigma_um, [np.array(c, int) for c in chosen]
-    fits = []
+    fits, flats = [], []
     for seen, some, c, m in zip(held, soft, chosen, more, strict=True):
         extra = np.append(np.concatenate([seen.blobs.extra, seen.extra])[c], np.full(len(m), OWN_SIZE * psf[-1] ** 2))
         amplitude = np.append(np.append(seen.blobs.amplitude, seen.value / eye_norm(seen.extra, spacing, psf))[c],
                               m.score / eye_norm(extra[len(c) :], spacing, psf))
-        place = np.concatenate([some.position_um[c], m.position_um]) / spacing
-        fits.append(joint_fit(seen.flat.astype(np.float32), start_blobs(place, np.maximum(amplitude, 0.1), extra),
-                              spacing, psf, seen.noise, SWEEPS[0]))
+        place, flat = np.concatenate([some.position_um[c], m.position_um]) / spacing, seen.flat.astype(np.float32)
+        start = start_blobs(place, np.maximum(amplitude, 0.1), extra)
+        blobs = joint_fit(flat, start, spacing, psf, seen.noise, SWEEPS[0])
+        flat -= background_of(flat - render(blobs, flat.shape, spacing, psf), spacing, psf, BACKGROUNDS[0])
+        fits.append(blobs)                                  # the faint ones were still in their own background
+        flats.append(flat)
     tables = []
     prior = path_priors(fits, owner, [seen.noise for seen in held], world, spacing)
-    for seen, some, c, m, blobs, p in zip(held, soft, chosen, more, fits, prior, strict=True):
-        blobs = joint_fit(seen.flat.astype(np.float32), blobs, spacing, psf, seen.noise, SWEEPS[1], p)
+    for seen, some, c, m, flat, blobs, p in zip(held, soft, chosen, more, flats, fits, prior, strict=True):
+        blobs = joint_fit(flat, blobs, spacing, psf, seen.noise, SWEEPS[1], p)
         score = np.append(some.score[c], m.score)
         q = np.append(q_values(np.append(seen.score, seen.value), seen.law)[c], np.ones(len(m)))
         tables.append(spots_table(blobs, score, seen.law.p_value(score), q, spacing))
@@ -62,7 +67,8 @@ def path_priors(
     before, width = weak.extra_precision[0], weak.extra[0]
     alone = of < 0
     group = np.where(alone, of.max(initial=-1) + 1 + np.arange(len(of)), of)           # who has no path is by itself
-    value = extra * (told + before) - before * width
+    wider = TOO_NARROW * (psf[-1] ** 2 + extra) / score**2                              # its place follows the noise
+    value = extra * (told + before) - before * width + told * wider
     precision = np.bincount(group, told)[group] - told + before
     size = np.clip((np.bincount(group, value)[group] - value + before * width) / precision, 0, None)
     precision = np.where(alone, before, 1 / (1 / precision + (CHANGE * psf[-1] ** 2) ** 2))
