@@ -21,7 +21,7 @@ APART = 4.0                                                 # noise deviations b
 GRAIN, REACH = 0.15, 0.2                                    # of the radius: texture is smoothed away, outlines move
 NECK_ENERGY = 0.55                                          # of a halved ball's: what is cheaper to cut is two objects
 SEED_BOX, SEED_BLUR = 0.3, 0.12                             # of the radius: pieces are smaller than objects
-SPOTS_A_BODY, BODY_RADIUS = 4.0, 6.0                        # at most so many; at least so many lateral PSF sigma
+SPOTS_A_BODY, BODY_RADIUS = 6.0, 6.0                        # at most so many; at least so many lateral PSF sigma
 RIM = 3.0                                                   # PSF sigma from the outline, where it looks like spots
 EVIDENT = 10.0                                              # deviations of a body's mean light
 FRAGMENT = 0.05                                             # of the typical volume: less is no object
@@ -156,16 +156,17 @@ def larger_than_psf(volume: np.ndarray, spacing_um: Sequence[float], sigma_um: S
     v, spacing = check_volume(volume, spacing_um)
     if v.min() == v.max():
         return False
+    psf = np.maximum(sigma_um, 0.9 * spacing)               # nothing is narrower than a voxel
     root, noise = stabilised(v)
     box = brightest_box((root - np.median(root)) / noise)
     seen = find_foreground(v[box], spacing)
     voxels = 4 / 3 * np.pi * seen.radius_um**3 / spacing.prod()
-    if seen.radius_um < BODY_RADIUS * sigma_um[-1] or seen.contrast * np.sqrt(voxels) < EVIDENT:
+    if seen.radius_um < BODY_RADIUS * psf[-1] or seen.contrast * np.sqrt(voxels) < EVIDENT:
         return False
     labels = segment_bodies(v[box], spacing, seen)
-    spots = detect(root[box] / noise, spacing, sigma_um)[["z", "y", "x"]].to_numpy()
+    spots = detect(root[box] / noise, spacing, psf)[["z", "y", "x"]].to_numpy()
     at = np.clip(np.rint(spots).astype(int), 0, np.array(labels.shape) - 1)
-    depth = distance_transform_edt(labels, sampling=spacing / np.asarray(sigma_um))[tuple(at.T)]
+    depth = distance_transform_edt(labels, sampling=spacing / psf)[tuple(at.T)]
     return bool(labels.max() > 0 and ((depth == 0) | (depth > RIM)).sum() <= SPOTS_A_BODY * labels.max())
 
 
