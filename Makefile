@@ -24,7 +24,9 @@ test: $(VENV)/test.stamp
 
 browser: $(VENV)/browser.stamp
 	@test -e runs/demo/track/tracks.csv || $(BIN)/cellfm run
-	env -u CI CELLFM_BROWSER=1 $(BIN)/python -m pytest tests/browser
+	@# the two servers side by side
+	export CELLFM_BROWSER=1; unset CI; $(BIN)/python -m pytest tests/browser -k hub & hub=$$!; \
+	$(BIN)/python -m pytest tests/browser -k plain; plain=$$?; wait $$hub && exit $$plain
 
 lab: $(VENV)/run.stamp
 	$(BIN)/cellfm lab

@@ -20,13 +20,11 @@ def why_not():
     return "" if CHROMIUM else "no Chromium on the PATH: apt install chromium"
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items):
     reason = why_not()
     for item in items:
         if "tests/browser" in item.nodeid:
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.xdist_group(item.callspec.params["lab"]))  # -n 2: the servers side by side
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -260,7 +260,7 @@ def click_a_track(page, chart):
     for x, y in points[np.argsort(-np.nanmin(away, axis=1))][:12]:
         page.mouse.move(box["x"] + x + 30, box["y"] + y + 30)
         page.mouse.move(box["x"] + x, box["y"] + y)
-        end = time.monotonic() + 3
+        end = time.monotonic() + 10
         while time.monotonic() < end:
             if label.count() and (named := re.match(r"track (\d+), frame (\d+)", label.text_content() or "")):
                 page.mouse.click(box["x"] + x, box["y"] + y)
