@@ -10,11 +10,13 @@ from cellfm_nb.segment.instances import FeatureGrid, segment_instances, voronoi
 from cellfm_nb.segment.movie import detect_movie
 from cellfm_nb.segment.objects import body_table, object_table
 from cellfm_nb.segment.psf import estimate_psf_sigma
+from cellfm_nb.segment.seeds import log_seeds
 from cellfm_nb.segment.threshold import Otsu, fdr_threshold, fit_decoys, otsu, otsu_threshold, q_values
 from cellfm_nb.segment.write import kind_of_objects, read_feature_grid, write_objects
 
 __all__ = ["PEERS", "FeatureGrid", "Otsu", "ScoreMap", "body_table", "detect", "detect_movie", "detect_with",
            "estimate_psf_sigma", "fdr_threshold", "find_foreground", "fit_decoys", "free_places", "kind_of_objects",
-           "larger_than_psf", "local_background", "log_response", "matched_filter", "object_table", "otsu",
-           "otsu_threshold", "plant", "q_values", "read_feature_grid", "recovered", "score_map", "segment_bodies",
-           "segment_instances", "split_photons", "vary", "voronoi", "voronoi_otsu_labels", "write_objects"]
+           "larger_than_psf", "local_background", "log_response", "log_seeds", "matched_filter", "object_table",
+           "otsu", "otsu_threshold", "plant", "q_values", "read_feature_grid", "recovered", "score_map",
+           "segment_bodies", "segment_instances", "split_photons", "vary", "voronoi", "voronoi_otsu_labels",
+           "write_objects"]

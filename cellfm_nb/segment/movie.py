@@ -23,7 +23,7 @@ from cellfm_nb.segment.threshold import fit_decoys
 
 WINDOW, MARGIN = 24, 6                                      # frames judged together, the outer ones for context alone
 SOFT = 2.75                                                 # candidates of a path score at least this
-LEAST = -4.0                                                # log odds from which on a path is believed (best for F1)
+LEAST = -4.0                                                # log odds from which on a path is believed, at least
 ALONE = 0.02                                                # false objects a frame among those that need no path
 CLEAR = 5.0                                                 # scores of candidates whose steps are measured
 PASSES = 2                                                  # over the first window, until its objects are known
@@ -57,8 +57,9 @@ def detect_movie(
     InputError : `window` is not more than twice `margin`, or `margin` is negative.
 
     Method: `blobs.look` proposes (what stands out, and every weaker maximum); `paths.PathFinder` finds the exclusive
-    paths that motion explains; the decoys' paths say how many are false; what is accepted is fitted together. The
-    typical step, the objects' density and their amplitudes are learned from the movie's own paths: nothing is set.
+    paths that motion explains; the decoys' paths say how many are false; `gaps.fill` looks for the objects where their
+    paths have no candidate; `refit.refit` fits all of a frame together, with what the other frames of a path tell.
+    The typical step, the objects' density and their amplitudes are learned from the movie's own paths.
     """
     if not window > 2 * margin >= 0:
         raise InputError("the window has no frames between its margins", where="detect_movie",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
-from torch.nn.functional import max_pool3d
 
 from cellfm_nb.segment.filters import check_volume, gaussian_kernel, second_derivative_kernel
 from cellfm_nb.segment.maxima import footprint_size, parabolic_offset
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def log_seeds(
@@ -34,6 +36,9 @@ def log_seeds(
     Table, best first: z, y, x (voxels, sub-voxel by parabola), z_um, y_um, x_um, scale (index into `scales_um`),
     score. Tiles and devices change nothing beyond float32's rounding. Lindeberg 1998.
     """
+    import torch
+    from torch.nn.functional import max_pool3d
+
     sigma = np.stack([np.broadcast_to(np.asarray(s, float), (3,)) for s in scales_um]) / np.asarray(spacing_um, float)
     size = footprint_size(np.ones(3), sigma.min(0))
     halo = np.ceil(4 * sigma.max(0)).astype(int) + np.array(size) // 2 + 1
@@ -59,6 +64,8 @@ def log_seeds(
 
 def log_scales(block: Tensor, sigma_px: np.ndarray) -> Tensor:
     """Return (scales, z, y, x) responses of a block, as `filters.log_response` gives them one by one."""
+    import torch
+
     out = block.new_zeros((len(sigma_px), *block.shape))
     for response, sigma in zip(out, sigma_px, strict=True):
         for axis in range(3):

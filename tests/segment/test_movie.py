@@ -9,10 +9,12 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.score.detection import score_detection
 from cellfm_nb.seeds import rng
 from cellfm_nb.segment.blobs import FWHM, detect
+from cellfm_nb.segment.fit import joint_fit, start_blobs
 from cellfm_nb.segment.gaps import fill
 from cellfm_nb.segment.links import AMPLITUDES, Soft, World
 from cellfm_nb.segment.movie import detect_movie
 from cellfm_nb.segment.paths import Path, PathFinder
+from cellfm_nb.segment.refit import path_priors
 from cellfm_nb.segment.static import static_background
 
 UM = ["z_um", "y_um", "x_um"]
@@ -156,6 +158,28 @@ def test_an_object_is_not_filled_in_beside_an_accepted_one():
     maps = [np.full((12, 40, 40), 4.0)] * 4
     filled, _ = fill([Path([(0, 0), (1, 0)], 9.0, 2)], soft, [[0]] * 4, maps, world, spacing)
     assert not any(map(len, filled))
+
+
+def test_frames_of_one_path_tell_each_other_size_and_place(scene):
+    spacing, psf, n = np.array(scene.spacing_um), np.array(scene.sigma_um), 8
+    place = np.array([[1.4, y, x] for y in (1, 2.2, 3.4) for x in (1, 2.2, 3.4)])
+    own = 0.5 * psf[-1]
+    still = World(2.75, (2.9, -0.5, -0.25), 0.02, np.ones(1), 0.02, 0.05, psf)
+    frames = [scene(place, np.full(9, 3.0), SHAPE, seed=t, own_um=own)[0] for t in range(n)]
+    start = start_blobs(place / spacing, np.full(9, 3.0), 0.3 * psf[-1] ** 2)
+    alone = [joint_fit(v, start, spacing, psf, sweeps=6) for v in frames]
+    known = path_priors(alone, [np.arange(9)] * n, [1.0] * n, still, spacing)
+    shared = [joint_fit(v, b, spacing, psf, prior=k, sweeps=4) for v, b, k in zip(frames, alone, known, strict=True)]
+
+    def errors(fits):
+        return [np.std([b.extra for b in fits], 0).mean(), np.abs(np.mean([b.extra for b in fits]) - own**2),
+                np.sqrt(np.mean([((b.position - start.position) * spacing)[:, 1:] ** 2 for b in fits]))]
+
+    (spread, bias, off), (spread_alone, _, off_alone) = errors(shared), errors(alone)
+    assert spread < 0.5 * spread_alone and bias < 0.1 * psf[-1] ** 2 and off < 0.9 * off_alone
+    nobody = path_priors(alone, [np.full(9, -1)] * n, [1.0] * n, still, spacing)[0]   # on no path: the weak prior
+    np.testing.assert_allclose(nobody.extra, 0.3 * psf[-1] ** 2)
+    assert not nobody.position_precision.any()
 
 
 def brute_force(finder):
