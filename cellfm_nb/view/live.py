@@ -73,15 +73,15 @@ class LiveCurves:
         return self.figure()
 
     def _redraw(self) -> None:
-        start = time.monotonic()
-        if self._handle is None:
+        start, first = time.thread_time(), self._handle is None  # on a busy machine waiting is not looking
+        if first:
             self._show()
         elif self._chart is not None:
             self._grow()
         else:
             self._handle.update(self._still(), raw=True)  # the same output, the same size: nothing jumps
-        now = time.monotonic()
-        self._next = now + max(self.every_s, 20 * (now - start))  # at most 5 % of the time goes into looking
+        spent = 0 if first else time.thread_time() - start  # the first also loads Plotly, once
+        self._next = time.monotonic() + max(self.every_s, 20 * spent)  # at most 5 % of the time goes into looking
 
     def _show(self) -> None:
         from IPython.display import DisplayHandle
