@@ -16,7 +16,7 @@ from cellfm_nb.view.marks import thinned
 from cellfm_nb.view.style import BLUE, GREY, VERMILION, track_colour
 
 MAX_3D = 6_000  # points that turn smoothly on a laptop
-CAMERA = {"eye": {"x": 1.65, "y": 1.65, "z": 1.1}, "center": {"x": 0, "y": 0, "z": -0.2}}  # high enough to fill the frame
+CAMERA = {"eye": {"x": 1.65, "y": 1.65, "z": 1.1}, "center": {"x": 0, "y": 0, "z": -0.2}}  # centred, titles whole
 
 
 def tracks_3d(tracks: pd.DataFrame, spacing_um: Sequence[float], volume: Any = None) -> Interactive:
