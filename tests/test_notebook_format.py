@@ -68,7 +68,7 @@ def test_one_parameters_cell_of_plain_assignments(book):
 
 def test_cells_are_short_and_define_nothing(book):
     code = [c for c in book.cells if c.cell_type == "code"]
-    assert len(code) <= 20
+    assert len(code) <= 18
     lengths = [len(c.source.splitlines()) for c in code]
     assert max(lengths) <= 18 and sorted(lengths)[len(lengths) // 2] <= 10
     for cell in code:
