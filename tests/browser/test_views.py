@@ -198,7 +198,7 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 120, "the viewer does not move to the row")
     lab.shot(place, "08-row")
 
-    chart = place.locator(".js-plotly-plot").first
+    chart = place.locator(".js-plotly-plot").last  # the first is the one that stands alone
     chart.scroll_into_view_if_needed()
     lab.books["01"].show()  # a scene that was drawn, hidden and comes back still answers
     time.sleep(1)
@@ -220,7 +220,7 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     distance = (((all_here[["z", "y", "x"]] - at) * spacing) ** 2).sum(axis=1)
     assert int(table.locator("tr.chosen").get_attribute("data-row")) == distance.idxmin()
     lab.shot(place, "08-moved")
-    turned = book.cell("draw-tracks").locator(".js-plotly-plot").first
+    turned = book.cell("link-views").locator(".js-plotly-plot").first
     turned.scroll_into_view_if_needed()
     turned.locator(".gl-container canvas").first.wait_for()
     time.sleep(1)
