@@ -20,7 +20,7 @@ run: $(VENV)/run.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 browser: $(VENV)/browser.stamp
 	@test -e runs/demo/track/tracks.csv || $(BIN)/cellfm run

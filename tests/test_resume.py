@@ -13,7 +13,6 @@ import pytest
 
 from cellfm_nb.provenance import content_digest
 
-pytestmark = pytest.mark.xdist_group("resume")
 SMALL = ["--device", "cpu", "--set", "n_frames=6", "--set", "steps=60", "--set", "n_crops=16", "--set", "stack=never"]
 
 

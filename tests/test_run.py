@@ -15,7 +15,6 @@ from conftest import ROOT
 from cellfm_nb import claims
 from cellfm_nb.notebooks import listing
 
-pytestmark = pytest.mark.xdist_group("run")
 ARTIFACTS = [
     "workspace.json", "movie.ome.zarr", "truth/positions.csv", "truth/tracks.csv", "truth/events.csv",
     "truth/labels.zarr", "curate/quality.csv", "curate/crops-000000.tar", "pretrain/encoder.safetensors",
@@ -123,9 +122,7 @@ def test_every_view_to_touch_leaves_a_still_picture_in_the_page(demo, number):
     cells = {cell["id"]: cell for cell in json.loads(path.read_text())["cells"]}
     for name in LOOKS[number]:
         kinds = [kind for output in cells[name]["outputs"] for kind in output.get("data", {})]
-        if name == "review-frames":  # its picture stands in the next cell, the gallery of all frames
-            assert set(kinds) == {"text/plain"} and "image/png" in cells["draw-gallery"]["outputs"][-1]["data"]
-        elif name != "deskew-stack" or "image/png" in kinds:  # without the real stack, one sentence
+        if name != "deskew-stack" or "image/png" in kinds:  # without the real stack, one sentence
             assert "image/png" in kinds and set(kinds) <= {"image/png", "text/plain"}, (name, kinds)
             png = next(o["data"]["image/png"] for o in cells[name]["outputs"] if "image/png" in o.get("data", {}))
             assert "".join(png).replace("\n", "")[:400] in page.replace("\n", "")
