@@ -10,13 +10,13 @@ from cellfm_nb.curate.background import check_volume, despike, find_background, 
 from cellfm_nb.curate.noise import NoiseModel, fit_noise
 from cellfm_nb.curate.resample import resample
 from cellfm_nb.curate.stretch import histogram_normalize
-from cellfm_nb.errors import InputError
 from cellfm_nb.movie import Movie
 
 __all__ = ["LEVEL", "encoder_frame", "histogram_normalize", "normalize", "normalized_frame", "separate", "stabilize"]
 
 BACKGROUND_UM = (0.9, 0.8, 0.8)
 LEVEL = np.float32(0.05)  # share of the background that encoders see
+LEAST_PX = 2.0  # a narrower window would follow the noise: voxels of a micrometre hold larger objects
 FINE_UM = 0.16  # with pixels up to this, the neighbour of a peak has over a quarter of it (PSF s.d. >= 0.1 um)
 
 
@@ -49,13 +49,12 @@ def separate(volume: np.ndarray, noise: NoiseModel, spacing_um: Sequence[float],
         valid[:] = True
     if max(spacing_um[1:]) <= FINE_UM:
         y = despike(y, valid)
-    half_px = [b / s for b, s in zip(background_um, spacing_um, strict=True)]
+    half_px = [max(b / s, LEAST_PX) for b, s in zip(background_um, spacing_um, strict=True)]
     background = refine_background(y, find_background(y, half_px), half_px, valid)
     rest = y - background
     centre, sd = (np.float32(value) for value in lower_half(rest[valid]))
-    if not sd > 0:
-        raise InputError("No noise to divide by.", where="normalize", got="a background without spread",
-                         expected="camera noise", do="Use raw data, not a mask or a rendering.")
+    if not sd > 0:  # over half of the voxels have one grey value, as where 8 bits were kept: the model tells a noise
+        sd = np.float32(1)
     dark = stabilize(np.array([noise.offset]), noise)
     return tuple(np.where(valid, part / sd, np.float32(0)) for part in (rest - centre, background + centre - dark))
 

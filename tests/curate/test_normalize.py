@@ -161,6 +161,17 @@ def test_bad_volumes(bad, picture):
             use()
 
 
+def test_eight_bits_and_voxels_of_a_micrometre_are_normalised():
+    """Over half of the voxels may have one grey value; a window of under a voxel would follow the noise."""
+    volume = puncta((12, 64, 64), background=100, n=12)
+    few = np.clip(np.round((volume - np.median(volume) - 8) / 40) + 5, 5, 255).astype(np.uint8)
+    assert np.mean(few == 5) > 0.5
+    y = normalize(few, NoiseModel(1 / 40, 0.1, 5, "known"), SPACING)
+    assert np.isfinite(y).all() and np.median(y) == 0 and y.max() > 1
+    coarse = normalize(volume, fit_noise(volume), (2.0, 1.0, 1.0))
+    assert coarse.std() == pytest.approx(1, abs=0.3)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
 def test_percentiles_are_numpys(dtype):
     rng = np.random.default_rng(0)
