@@ -173,7 +173,7 @@ def test_07_a_threshold_moves_the_outlines_and_labels_are_drawn(lab):
     assert place.inner_text() != said
     print(f"preview: {text[0]}")
     lab.shot(place, "07-threshold")
-    viewer = book.viewer("look-in-3d")
+    viewer = book.viewer("segment-movie")
     changed, colours = viewer.drawn_by("labels")
     assert 50 < changed.sum() < 0.2 * changed.size
     saturation = colours.max(1).astype(int) - colours.min(1)

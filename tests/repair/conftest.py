@@ -9,7 +9,7 @@ from cellfm_nb.seeds import rng, torch_rng
 
 @pytest.fixture(scope="session")
 def encoder():
-    encoder = Encoder(EncoderConfig(width=32, depth=3, heads=4, stem_channels=6), seed=1).eval()
+    encoder = Encoder(EncoderConfig(width=32, depth=3, heads=4, stem_channels=6, rivals=0), seed=1).eval()
     with torch.no_grad():  # initial weights attend nearly uniformly
         for block in encoder.blocks:
             block.attention.qkv.weight.add_(0.1 * torch.randn(96, 32, generator=torch_rng(0, "sharpen")))

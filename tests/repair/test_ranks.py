@@ -55,7 +55,7 @@ def volumes():
 
 
 def damaged():
-    encoder = Encoder(EncoderConfig(width=32, depth=2, heads=4), seed=1).eval()
+    encoder = Encoder(EncoderConfig(width=32, depth=2, heads=4, rivals=0), seed=1).eval()
     return plant_defect(encoder, volumes()[0], BLOCK, strength=5, seed=2, dense=True)[0]
 
 
