@@ -109,9 +109,10 @@ def test_executed_pages_are_whole_and_leak_no_path(demo, home, number):
     assert not re.search(r"Warning", warnings), warnings[:600]
 
 
+# cells to touch, by notebook
 LOOKS = {"00": ["check-ball"], "01": ["deskew-stack", "look-at-first-frame"], "02": ["review-frames", "try-crop-seeds"],
          "05": ["look-at-norms", "paint-before-and-after", "scatter-components"],
-         "07": ["try-a-threshold", "segment-movie"], "08": ["link-views", "explore-events"]}  # cells to touch, by notebook
+         "07": ["try-a-threshold", "segment-movie"], "08": ["link-views", "explore-events"]}
 
 
 @pytest.mark.parametrize("number", LOOKS)
