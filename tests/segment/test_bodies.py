@@ -93,6 +93,13 @@ def test_bodies_are_larger_than_the_psf(shape, spacing, radius):
     assert larger_than_psf(counts, spacing, np.maximum((0.33, 0.13, 0.13), 0.9 * np.array(spacing)))
 
 
+def test_a_tube_is_no_body():
+    z, y, x = np.indices((24, 64, 64)) * np.array([0.25, 0.1, 0.1])[:, None, None, None]
+    tube = gaussian_filter((np.hypot(z - 3, y - 3.2 - 0.8 * np.sin(x)) < 0.3).astype(float), (1.3, 1.3, 1.3))
+    counts = rng(0, "tube").poisson(100 + 100 * tube)
+    assert not larger_than_psf(counts, (0.25, 0.1, 0.1), (0.33, 0.13, 0.13))
+
+
 def test_puncta_cells_of_puncta_noise_and_blank_frames_are_no_bodies(scene):
     true = scene.grid_positions()
     z, y, x = np.indices((24, 64, 64))
