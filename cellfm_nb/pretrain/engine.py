@@ -36,8 +36,9 @@ def pretrain(crops: Any, encoder_config: EncoderConfig, settings: PretrainSettin
     another time; probe, called with the teacher's encoder every `settings.probe_every` steps, returns numbers for the
     log ({"probe_ap": ...}, such as `score.held_out.HeldOut`).
     Returns: the teacher's encoder in eval mode, and the log, one row per step: step, seconds, lr, loss, dino, ibot,
-    koleo, denoise (gram, decorrelate where weighted), grad_norm, entropy_patch, entropy_cls (of the targets, over
-    log K), rankme, feature_std, dead, outliers, prototypes, cls_patch, masked_spread, and what the probe says.
+    koleo, denoise (nan without a weight; gram, decorrelate where weighted), grad_norm, entropy_patch, entropy_cls (of
+    the targets, over log K; nan without DINO and iBOT), rankme, feature_std, dead, outliers, prototypes, cls_patch,
+    masked_spread, and what the probe says.
     Every random draw depends on (seed, step, sample) alone: a run resumed from a checkpoint equals one never stopped,
     bit for bit on a CPU with the same number of threads, and several ranks (torchrun; `settings.batch` is the global
     batch) make the steps of one, to rounding.

@@ -83,13 +83,14 @@ def masked_spread(tokens: Tensor, mask: Tensor) -> float:
 def measure(seen: dict[str, Tensor]) -> dict[str, float]:
     """Return the `MEASURES` of a step.
 
-    Parameters: seen: "teacher", "student" (V, N, D) patches, "teacher_cls" (V, D), "mask" (V, N), "patch" (V, N, K)
-    and "cls" (..., K), the target probabilities.
+    Parameters: seen: "teacher", "student" (V, N, D) patches, "teacher_cls" (V, D), "mask" (V, N), and, where a loss
+    asks for them, "patch" (V, N, K) and "cls" (..., K), the target probabilities: without them their measures are nan.
     """
-    patches = seen["teacher"].flatten(0, 1)
+    patches, targets = seen["teacher"].flatten(0, 1), "patch" in seen
     return dict(zip(MEASURES, (
-        float(entropy_ratio(seen["patch"])), float(entropy_ratio(seen["cls"])), rankme(patches), feature_std(patches),
-        dead_share(patches), outlier_share(patches), prototypes_used(seen["patch"]),
+        *(float(entropy_ratio(seen[kind])) if targets else math.nan for kind in ("patch", "cls")),
+        rankme(patches), feature_std(patches), dead_share(patches), outlier_share(patches),
+        prototypes_used(seen["patch"]) if targets else math.nan,
         cls_patch_similarity(seen["teacher_cls"], seen["teacher"]), masked_spread(seen["student"], seen["mask"])),
         strict=True))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict
 
 import numpy as np
@@ -20,6 +21,8 @@ from cellfm_nb.pretrain.settings import PretrainSettings
 from cellfm_nb.pretrain.student_teacher import StudentTeacher
 from cellfm_nb.pretrain.views import Views, make_views
 from cellfm_nb.seeds import int_seed, rng, torch_rng
+
+LOSSES = ("dino", "ibot", "koleo", "denoise")  # always in the log; nan where they have no weight
 
 
 class Trainer:
@@ -88,7 +91,7 @@ class Trainer:
             hidden = self.hidden(step, part, masks[:, first:first + size], views)
             with drops_of(part, s.batch, int_seed(self.seed, "drop path", step), self.config.drop_path > 0):
                 anchored = bool(s.gram) and step >= s.gram_every
-                parts, seen = self.losses(views, hidden, now.teacher_temp, anchored)
+                parts, seen = self.losses(views, hidden, now.teacher_temp, anchored, self.watched(step))
                 loss = sum(getattr(s, name) * value for name, value in parts.items())
                 (loss / s.accumulate).backward()
             told.append(torch.stack([loss, *parts.values()]).detach().double())
@@ -108,7 +111,8 @@ class Trainer:
         if np.isfinite(row["loss"]):  # means over ranks: all of them step, or none
             self.optimiser.step()
             model.follow(now.ema)
-        return {"lr": now.lr} | row | {"grad_norm": float(grad_norm)} | self.measure(step, seen, last)
+        row = {"lr": now.lr, "loss": row["loss"]} | dict.fromkeys(LOSSES, math.nan) | row
+        return row | {"grad_norm": float(grad_norm)} | self.measure(step, seen, last)
 
     def hidden(self, step: int, samples: range, masks: Tensor, views: Views) -> Tensor:
         """Return the masks (2B, N) of some samples' global views, redrawn towards their foreground where asked for."""
@@ -121,43 +125,57 @@ class Trainer:
                                       self.s.mask_foreground, draws)
         return masks.to(self.device)
 
-    def losses(self, views: Views, mask: Tensor, teacher_temp: float,
-               anchored: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the unweighted losses of a batch, and the tensors that health is read from."""
+    def losses(self, views: Views, mask: Tensor, teacher_temp: float, anchored: bool = False,
+               watched: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the unweighted losses of a batch, those with a weight, and the tensors that health is read from.
+
+        watched: health is asked for; False leaves out what no loss needs.
+        """
         s, student, teacher = self.s, self.model.student, self.model.teacher
         b, globals_ = views.globals.shape[1], views.globals.flatten(0, 1)  # (2B, 1, z, y, x), view-major
+        taught = s.dino > 0 or s.ibot > 0  # by targets of the teacher
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             with torch.no_grad():
-                seen_by_teacher = teacher.encoder(globals_, saliency=False)
+                seen_by_teacher = teacher.encoder(globals_, saliency=False) if taught or watched else None
                 seen_before = self.model.anchor(globals_, saliency=False) if anchored else None
             seen = student.encoder(globals_, mask, saliency=False)
-            local = student.encoder(views.locals.flatten(0, 1), saliency=False) if s.n_local else None
+            local = student.encoder(views.locals.flatten(0, 1), saliency=False) if s.n_local and s.dino else None
         width = self.config.width
         cls = seen.cls.float().view(2, b, width)
-        all_cls = cls if local is None else torch.cat([cls, local.cls.float().view(s.n_local, b, width)])
-        with torch.no_grad():
-            patch_logits = teacher.head("patch")(seen_by_teacher.patches)  # (2B, N, K)
-            patch_targets = self.model.targets(patch_logits, "patch", teacher_temp)
-            cls_logits = teacher.head("cls")(seen_by_teacher.cls.view(2, b, width))
-            cls_targets = self.model.targets(cls_logits, "cls", teacher_temp)
-        target = self.model.denoise_head.target(pad_to_patches(views.targets.flatten(0, 1), self.config.patch))
-        parts = {
-            "dino": losses.dino_loss(cls_targets, student.head("cls")(all_cls), s.student_temp),
-            "ibot": losses.ibot_loss(patch_targets[mask], student.head("patch")(seen.patches)[mask],
-                                     mask_weights(mask), s.student_temp),
-            "koleo": losses.koleo_loss(cls),
-            "denoise": losses.denoise_loss(self.model.denoise_head(seen.patches), target),
-        }
+        parts, read = {}, {"student": seen.patches, "mask": mask}
+        if seen_by_teacher is not None:
+            read |= {"teacher": seen_by_teacher.patches, "teacher_cls": seen_by_teacher.cls}
+        if taught:
+            with torch.no_grad():
+                patch_logits = teacher.head("patch")(seen_by_teacher.patches)  # (2B, N, K)
+                read["patch"] = self.model.targets(patch_logits, "patch", teacher_temp)
+                cls_logits = teacher.head("cls")(seen_by_teacher.cls.view(2, b, width))
+                read["cls"] = self.model.targets(cls_logits, "cls", teacher_temp)
+        if s.dino:
+            all_cls = cls if local is None else torch.cat([cls, local.cls.float().view(s.n_local, b, width)])
+            parts["dino"] = losses.dino_loss(read["cls"], student.head("cls")(all_cls), s.student_temp)
+        if s.ibot:
+            parts["ibot"] = losses.ibot_loss(read["patch"][mask], student.head("patch")(seen.patches)[mask],
+                                             mask_weights(mask), s.student_temp)
+        if s.koleo:
+            parts["koleo"] = losses.koleo_loss(cls)
+        if s.denoise:
+            copy = pad_to_patches(views.targets.flatten(0, 1), self.config.patch)
+            parts["denoise"] = losses.denoise_loss(self.model.denoise_head(seen.patches),
+                                                   self.model.denoise_head.target(copy))
         if anchored:
             parts["gram"] = losses.gram_loss(seen.patches, seen_before.patches)
         if s.decorrelate:
             parts["decorrelate"] = losses.position_loss(seen.patches, seen.grid)
-        return parts, {"teacher": seen_by_teacher.patches, "teacher_cls": seen_by_teacher.cls, "student": seen.patches,
-                       "mask": mask, "patch": patch_targets, "cls": cls_targets}
+        return parts, read
+
+    def watched(self, step: int) -> bool:
+        """Say whether it is a step's turn to measure health."""
+        return step % self.s.health_every == 0 or step + 1 == self.s.steps
 
     def measure(self, step: int, seen: dict[str, Tensor], last: dict | None) -> dict[str, float]:
         """Return the health of this step, or the last one measured where it is not this step's turn."""
-        if last is not None and step % self.s.health_every and step + 1 < self.s.steps:
+        if last is not None and not self.watched(step):
             return {key: last[key] for key in health.MEASURES}
         return ranks.mean_over_ranks(health.measure(seen), self.device)
 

@@ -55,6 +55,22 @@ def test_log_and_encoder():
     np.testing.assert_allclose(log["loss"], total, rtol=1e-5)
 
 
+def test_a_loss_without_weight_is_not_computed():
+    s, calls = replace(S, dino=0.0, ibot=0.0, koleo=0.0, health_every=3), []
+
+    def count(module, *_):  # a hook that returns something would replace the output
+        if isinstance(module, Encoder):
+            calls.append(module.training)
+
+    with torch.nn.modules.module.register_module_forward_hook(count):
+        _, log = pretrain(spots(), CONFIG, s, seed=1)
+    assert log[["dino", "ibot", "koleo", "entropy_patch", "entropy_cls", "prototypes"]].isna().all(axis=None)
+    assert log[["denoise", "rankme", "feature_std"]].notna().all(axis=None)
+    np.testing.assert_allclose(log["loss"], s.denoise * log["denoise"], rtol=1e-5)
+    assert sum(calls) == s.steps and len(calls) - sum(calls) == 3  # the teacher looks at health's turns: 0, 3 and 5
+    assert "targets" not in " ".join(alarms(log, CONFIG.width))
+
+
 def test_same_seed_same_weights_and_the_caller_s_randomness_is_left_alone():
     torch.manual_seed(7)
     first = pretrain(spots(), CONFIG, S, seed=1)[0]
