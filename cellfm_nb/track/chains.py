@@ -74,11 +74,11 @@ class Chains:
                 tails, heads = self.sever(half)
                 self.solve(pairs[tails[pairs[:, 0]] & heads[pairs[:, 1]]], events)
                 self.refilter(afresh=False)
+            if sweep == sweeps - 1 or (sweep > with_events and (self.pred != before).mean() < CALM):
+                break                                                  # the scales stay those the links were made with
             if not self.fixed:
                 self.learn(events)
-            if sweep == sweeps - 1 or (sweep > with_events and (self.pred != before).mean() < CALM):
-                break
-            self.refilter(afresh=not self.fixed)
+                self.refilter()
 
     def link_onward(self, pairs: np.ndarray) -> None:
         """Link frame by frame, knowing the past alone: where all sweeps start from."""
@@ -86,8 +86,10 @@ class Chains:
         for t in range(self.last - self.first):
             i, j = pairs[at[t]:at[t + 1]].T
             here, then, end = self.begin[t:t + 3]
-            chosen = assign(i - here, j - then, self.gain(i, j), then - here, end - then)
-            self.join(i[chosen], j[chosen], np.nan, [])
+            size, gain = (then - here, end - then), self.gain(i, j)
+            chosen = assign(i - here, j - then, gain, *size)
+            self.join(i[chosen], j[chosen], confidence(i - here, j - then, gain, *size)[chosen], [])
+            self.settle(j[chosen])
             self.advance(j[chosen], self.pred)
         self.rivals = [pairs]
         self.refilter(afresh=False)
