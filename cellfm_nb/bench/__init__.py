@@ -37,7 +37,9 @@ BENCHES = {
     "ssl": "a linear probe on the trained encoder against hand-made floors, the seed's recipe, a supervised one: AP",
     "ssl_bound": "the same question put to observers who know the background, the PSF and the brightness: AP",
     "ssl_ablation": "each choice of pretraining against its reference, claim by claim: AP, RankMe, entropy, spread",
-    "track": "linking puncta, clouds, viruses, detections against trackpy, laptrack, Hungarian, Kalman: scores, time",
+    "track": "linking puncta, clouds, detections against trackpy, laptrack, Hungarian, Kalman: scores, time",
+    "track_images": "of the same, only what our own detector finds in images: scores",
+    "track_virus": "a public challenge's virus scenario re-created, against trackpy, Hungarian, Kalman: alpha, JSC",
 }
 
 

@@ -1,5 +1,6 @@
 """Linking true positions of simulated puncta (blinks left out) and clouds of any density: ours beside trackpy,
-laptrack, frame-wise Hungarian and a plain Kalman filter. Viruses, and what is found in images: `track_movies`.
+laptrack, frame-wise Hungarian and a plain Kalman filter; then what is found in images (`track_images`, also a bench by
+itself). Viruses, which take longest: `track_virus`.
 
 Each peer gets, per movie, the search radius that is best by truth; ours has none to choose. An interval is that of the
 mean over movies, one a seed.
@@ -36,15 +37,14 @@ TARGETS = {("dense", "mass"): {"link_f1": 0.98, "id_switches": 70, "hota": 0.94,
 
 
 def rows() -> Iterator[Row]:
-    """Score scenes, clouds, viruses and detections; time and memory come in between."""
-    from cellfm_nb.bench.track_movies import image_rows, virus_rows
+    """Score scenes and clouds, time and memory, then what our detector finds."""
+    from cellfm_nb.bench import track_images
 
     yield from scene_rows()
     yield from ablation_rows()
     yield from cloud_rows()
     yield from time_rows()
-    yield from virus_rows()
-    yield from image_rows()
+    yield from track_images.rows()
 
 
 def over_seeds(case: str, metric: str, better: str, values: dict[str, list[float]], target: float | None = None,
