@@ -166,12 +166,14 @@ def joint_fit(
     Returns
     -------
     Blobs with uncertainties from the Fisher information at the optimum. Each sweep moves every blob against the
-    residual that all of them leave, so touching objects share their light instead of counting it twice.
+    residual that all of them leave, so touching objects share their light instead of counting it twice. No blob leaves
+    the volume: of light that falls in from beyond its border, the nearest place within is given.
     """
     if not len(blobs):
         return blobs
     prior = prior or weak_prior(len(blobs), sigma_um)
-    start, reach = blobs.position.copy(), 1.5 * sigma_um / spacing_um
+    reach, edge = 1.5 * sigma_um / spacing_um, np.array(volume.shape) - 0.5
+    low, high = np.maximum(blobs.position - reach, -0.5), np.minimum(blobs.position + reach, edge)
     sigma = blobs.sigma_px(spacing_um, sigma_um)
     boxes = boxes_around(blobs, volume.shape, sigma, reach)
     residual = np.array(volume, np.float32)
@@ -184,7 +186,7 @@ def joint_fit(
         new = Blobs(*(np.concatenate([getattr(b, f) for b in new]) for f in Blobs.__dataclass_fields__))
         if last:
             return new
-        new.position = np.clip(new.position, start - reach, start + reach)    # one that goes further is another blob
+        new.position = np.clip(new.position, low, high)     # one that goes further is another blob, or not in view
         add_blobs(residual, blobs, boxes, sigma)
         blobs, sigma = new, new.sigma_px(spacing_um, sigma_um)
         add_blobs(residual, blobs, boxes, sigma, -1)
@@ -205,7 +207,7 @@ def newton_step(
     lateral = sigma_um[-1] ** 2
     slopes = derivatives(blobs.amplitude, sigma, spacing_um)
     # of g^2, moment by moment an axis; of the residual, all axes' moments up to the second at once
-    square = [np.stack([(g[a] ** 2 * away[a] ** k).sum(1) for k in range(5)], 1) for a in range(3)]
+    z, y, x = ([np.einsum("nk,nk->n", g[a] ** 2, away[a] ** k) for k in range(5)] for a in range(3))
     light = residual.reshape(-1)[boxes.flat(part)]
     for a in (2, 1, 0):
         powers = np.stack([g[a], g[a] * away[a], g[a] * away[a] ** 2], 1).astype(np.float32)
@@ -214,7 +216,7 @@ def newton_step(
     for i, terms in enumerate(slopes):
         gradient[:, i] = sum(c * light[(slice(None), *k)] for c, k in terms) / noise**2
         for j in range(i, 5):
-            moment = sum(c * d * np.prod([square[a][:, k[a] + m[a]] for a in range(3)], axis=0)
+            moment = sum(c * d * z[k[0] + m[0]] * y[k[1] + m[1]] * x[k[2] + m[2]]
                          for c, k in terms for d, m in slopes[j])
             information[:, i, j] = information[:, j, i] = moment / noise**2
     information[:, 4, 4] += prior.extra_precision

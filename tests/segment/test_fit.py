@@ -27,3 +27,12 @@ def test_two_touching_blobs_fit_as_least_squares_does():
     assert fitted.amplitude == pytest.approx(best[:, 0], rel=0.02)
     np.testing.assert_allclose(fitted.position, best[:, 1:4], atol=0.03)
     assert fitted.extra / lateral == pytest.approx(best[:, 4], abs=0.1)
+
+
+def test_no_blob_is_placed_outside_the_volume():
+    beyond = start_blobs(np.array([[-1.4, 12.0, 12.0], [6.0, 26.3, 12.0]]), np.array([30.0, 30.0]), 0.006)
+    volume = render(beyond, (13, 25, 25), SPACING, PSF)
+    near = start_blobs(np.array([[0.0, 12.0, 12.0], [6.0, 24.0, 12.0]]), np.array([10.0, 10.0]), 0.006)
+    place = joint_fit(volume, near, SPACING, PSF, sweeps=12).position
+    assert (place >= -0.5).all() and (place <= np.array(volume.shape) - 0.5).all()
+    np.testing.assert_allclose(place, [[-0.5, 12.0, 12.0], [6.0, 24.5, 12.0]], atol=0.05)   # as far as they may go
