@@ -179,11 +179,11 @@ def spots_table(
     blobs: Blobs, score: np.ndarray, p_value: np.ndarray, q_value: np.ndarray, spacing: np.ndarray
 ) -> pd.DataFrame:
     """Return the table of detections, best first."""
-    table = pd.DataFrame(blobs.position, columns=["z", "y", "x"])
-    table[["z_um", "y_um", "x_um"]] = blobs.position * spacing
-    table["score"], table["p_value"], table["q_value"] = score, p_value, q_value
-    table["scale"] = np.sqrt(blobs.extra)
-    table["amplitude"], table["sd_amplitude"] = blobs.amplitude, blobs.sd_amplitude
-    table["sd_log_mass"] = blobs.sd_log_mass
-    table[["sd_z_um", "sd_y_um", "sd_x_um"]] = blobs.sd_position * spacing
-    return table.sort_values("score", ascending=False, ignore_index=True)
+    axes = ("z", "y", "x")
+    columns = dict(zip(axes, blobs.position.T, strict=True))
+    columns |= {f"{a}_um": place for a, place in zip(axes, (blobs.position * spacing).T, strict=True)}
+    columns |= {"score": score, "p_value": p_value, "q_value": q_value, "scale": np.sqrt(blobs.extra),
+                "amplitude": blobs.amplitude, "sd_amplitude": blobs.sd_amplitude, "sd_log_mass": blobs.sd_log_mass}
+    columns |= {f"sd_{a}_um": sd for a, sd in zip(axes, (blobs.sd_position * spacing).T, strict=True)}
+    order = np.argsort(-np.asarray(score, float), kind="stable")
+    return pd.DataFrame({name: values[order] for name, values in columns.items()})
