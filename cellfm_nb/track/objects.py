@@ -18,7 +18,8 @@ def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float],
     if missing := {"frame", *POSITION} - set(objects.columns):
         raise InputError("The object table lacks columns.", where="objects", got=f"no {', '.join(sorted(missing))}",
                          expected="frame, z_um, y_um, x_um", do="Segment first (notebook 07), or rename the columns.")
-    bad = ~np.isfinite(objects[POSITION].to_numpy(float)).all(1)
+    place = objects[POSITION].to_numpy(float)
+    bad = ~np.isfinite(place).all(1)
     if bad.any():
         raise InputError("Some positions are not finite.", where=f"objects, row {int(np.flatnonzero(bad)[0])}",
                          got=f"{int(bad.sum())} rows with nan or inf", expected="micrometre", do="Drop these rows.")
@@ -40,8 +41,10 @@ def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float],
     if bad.any():
         raise InputError("Some frames are no whole numbers.", where=f"objects, row {int(np.flatnonzero(bad)[0])}",
                          got=frame[bad][0], expected="0, 1, 2, ...", do="Number the frames, or drop these rows.")
-    order = np.lexsort([*objects[POSITION].to_numpy(float).T, frame])    # by frame, then x, y, z
-    return objects.assign(frame=frame.astype(int)).take(order).reset_index(drop=True)
+    order = np.lexsort([*place.T, frame])                            # by frame, then x, y, z
+    objects = objects.take(order).reset_index(drop=True)
+    objects["frame"] = frame[order].astype(int)
+    return objects
 
 
 def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray, np.ndarray]:
