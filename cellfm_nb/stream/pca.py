@@ -103,17 +103,3 @@ def fit_pca(batches: Iterable[np.ndarray], k: int) -> Pca:
     components = components * np.where(largest < 0, -1.0, 1.0)
     total = variance.sum() or 1.0
     return Pca(moments.mean, components[:k], variance[:k], variance[:k] / total)
-
-
-def rgb(scores: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None) -> np.ndarray:
-    """Turn the first three principal components into colours.
-
-    Parameters: scores (..., >= 3) float; low, high (3,), values mapped to 0 and 1 (default: 1st and 99th percentile of
-    these scores). Give the same low and high for every frame of a movie, so that a colour means the same throughout.
-    Returns: (..., 3) float32 in 0..1.
-    """
-    three = np.asarray(scores, np.float32)[..., :3]
-    flat = three.reshape(-1, 3)
-    low = np.percentile(flat, 1, axis=0) if low is None else np.asarray(low)
-    high = np.percentile(flat, 99, axis=0) if high is None else np.asarray(high)
-    return ((three - low) / np.maximum(high - low, 1e-12)).clip(0, 1).astype(np.float32)

@@ -36,6 +36,8 @@ from cellfm_nb.view.style import (
     track_colour,
 )
 
+TOKENS = "one square is one token: black, like most; bright, unlike most; the hue says in which way"
+
 
 @rc_context(STYLE)
 def ortho(volume, spacing_um: Spacing, title: str = "", points=None, labels=None) -> Picture:
@@ -96,29 +98,32 @@ def slices(volumes: dict[str, np.ndarray], spacing_um: Spacing, z: int | None = 
 
 @rc_context(STYLE)
 def rgb_volume(rgb, spacing_um: Spacing, background=None) -> Picture:
-    """Show three planes of a volume whose three colours are features, above the same planes of the image.
+    """Show three planes of a volume whose three colours are features, beneath the same slabs of the image.
 
     rgb: (z, y, x, 3) floats in 0..1. spacing_um: of `rgb` (its tokens), (z, y, x) in um.
-    background: (z, y, x) image of the same field at any sampling, shown in the upper row.
+    background: (z, y, x) image of the same field at any sampling, shown in the upper row: its maximum over what a
+    plane of tokens sees.
     """
     rgb = np.clip(np.nan_to_num(np.asarray(rgb, dtype=np.float32)), 0, 1)
     if rgb.size == 0:
         return nothing("", "The colour volume is empty: nothing to show.")
-    size_um = np.array(rgb.shape[:3]) * np.asarray(spacing_um, dtype=float)
-    rows = [rgb] if background is None else [as_volume(background), rgb]
-    fractions = sorted({(int(rgb.shape[0] * f) + 0.5) / rgb.shape[0] for f in (0.25, 0.5, 0.75)})
-    n = len(fractions)
-    fig, axes = image_grid(n * len(rows), n, rgb.shape[1:3], spacing_um)
-    for i, ax in enumerate(axes):
-        image, fraction = rows[i // n], fractions[i % n]
-        step = size_um / image.shape[:3]  # the same field, sampled by voxels or by tokens
-        shown = image[min(int(fraction * image.shape[0]), image.shape[0] - 1)]
-        draw(ax, shown, step[1:], *(contrast(image) if shown.ndim == 2 else ()))
+    step = np.asarray(spacing_um, dtype=float)
+    planes = sorted({int(rgb.shape[0] * f) for f in (0.25, 0.5, 0.75)})
+    tiles, n = [rgb[z] for z in planes], len(planes)
+    if background is not None:
+        image = as_volume(background)
+        cuts = np.ceil(np.arange(rgb.shape[0] + 1) * len(image) / rgb.shape[0]).astype(int)  # of tokens, in its planes
+        tiles = [image[cuts[z] : max(cuts[z + 1], cuts[z] + 1)].max(0) for z in planes] + tiles
+        low, high = contrast(np.stack(tiles[:n]))
+    fig, axes = image_grid(len(tiles), n, rgb.shape[1:3], spacing_um)
+    for i, (ax, tile) in enumerate(zip(axes, tiles, strict=True)):
+        pixel = step[1:] * rgb.shape[1:3] / tile.shape[:2]  # the same field, sampled by voxels or by tokens
+        draw(ax, tile, pixel, *((low, high) if tile.ndim == 2 else ()))
         if i < n:
-            ax.set_title(f"z = {fraction * size_um[0]:.2f} µm")
+            ax.set_title(f"z = {planes[i] * step[0]:.1f} to {(planes[i] + 1) * step[0]:.1f} µm")
         ax.set(xticks=[], yticks=[])
     scale_bar(axes[0])
-    caption(fig, "", "red, green, blue: three feature components scaled to 0..1")
+    caption(fig, "", TOKENS)
     return fig
 
 
@@ -137,7 +142,7 @@ def rgb_planes(planes: Sequence, titles: Sequence[str], spacing_um: Spacing) -> 
         ax.set_title(title)
         ax.set(xticks=[], yticks=[])
     scale_bar(axes[0])
-    caption(fig, "", "red, green, blue: three feature components scaled to 0..1")
+    caption(fig, "", TOKENS)
     return fig
 
 

@@ -26,7 +26,7 @@ def overview(volume: np.ndarray, spacing_um: Sequence[float], rgb: np.ndarray | 
     """Draw the whole pipeline in four panels: volume, features as colours, objects, tracks.
 
     volume, labels: (z, y, x), shown as maximum projections along z. spacing_um: (z, y, x) in um.
-    rgb: (z, y, x, 3) in 0..1, its middle plane is shown; of another field or sampling, so with its own spacing.
+    rgb: (z, y, x, 3) in 0..1, at each y, x the brightest along z is shown; its sampling is its own, so its spacing too.
     tracks: columns track_id, frame, x_um, y_um. A panel whose data is None says so.
     """
     ratio = volume.shape[1] * spacing_um[1] / (volume.shape[2] * spacing_um[2])
@@ -36,7 +36,8 @@ def overview(volume: np.ndarray, spacing_um: Sequence[float], rgb: np.ndarray | 
     low, high = contrast(flat)
     draw(axes[0], flat, step, low, high)
     if rgb is not None:
-        draw(axes[1], rgb[rgb.shape[0] // 2], (rgb_spacing_um or spacing_um)[1:])
+        brightest = rgb.max(-1).argmax(0)[None, :, :, None]  # 1, y, x, 1
+        draw(axes[1], np.take_along_axis(rgb, brightest, 0)[0], (rgb_spacing_um or spacing_um)[1:])
     if labels is not None:
         draw(axes[2], flat, step, low, high)
         draw(axes[2], edges(labels.max(0)), step)

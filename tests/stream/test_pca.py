@@ -1,4 +1,4 @@
-"""Streaming PCA equals scikit-learn's; signs and colours are stable."""
+"""Streaming PCA equals scikit-learn's; signs are stable."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import rng
-from cellfm_nb.stream.pca import Moments, Pca, fit_pca, rgb
+from cellfm_nb.stream.pca import Moments, Pca, fit_pca
 
 ROWS = rng(0, "pca").normal(size=(500, 12)) @ rng(0, "mix").normal(size=(12, 12)) + 50
 
@@ -59,12 +59,3 @@ def test_bad_input_is_said():
     for batches, k in (([], 1), ([ROWS[:1]], 1), ([ROWS], 0), ([ROWS], 13)):
         with pytest.raises(InputError):
             fit_pca(batches, k)
-
-
-def test_rgb_shares_one_scale_across_frames():
-    scores = rng(0, "rgb").normal(size=(2, 4, 4, 3))
-    low, high = scores.min((0, 1, 2)), scores.max((0, 1, 2))
-    colours = [rgb(frame, low, high) for frame in scores]
-    assert min(c.min() for c in colours) == 0 and max(c.max() for c in colours) == 1
-    alone = rgb(scores[0], scores[0].min((0, 1)), scores[0].max((0, 1)))
-    assert not np.allclose(alone, colours[0])  # a frame scaled on its own would change its colours
