@@ -89,7 +89,7 @@ def bars(table: pd.DataFrame, ylabel: str = "") -> Picture:
     """Draw grouped bars, one group per row and one colour per column, each bar with its number above it."""
     numbers = table.apply(pd.to_numeric, errors="coerce")
     fig = picture(height_in=3.2)
-    ax = fig.add_subplot(ylabel=str(table.index.name or ""))
+    ax = fig.add_subplot()
     if numbers.size == 0:
         say(ax, "No bar to draw.")
         return fig
@@ -98,8 +98,8 @@ def bars(table: pd.DataFrame, ylabel: str = "") -> Picture:
         at = np.arange(len(numbers)) + (k - (n - 1) / 2) * width
         drawn = ax.bar(at, numbers[name].to_numpy(), width * 0.92, color=colour, label=str(name))
         if numbers.size <= 24:
-            texts = ["" if np.isnan(v) else f"{v:.3g}" for v in numbers[name]]
-            ax.bar_label(drawn, texts, fontsize=8, color=GREY, padding=1)
+            texts = ["" if np.isnan(v) else f"{v:.3f}" if abs(v) < 1 else f"{v:.3g}" for v in numbers[name]]
+            ax.bar_label(drawn, texts, fontsize=min(8, 120 / numbers.size), color=GREY, padding=1)  # side by side
     ax.set_ylabel(ylabel)
     ax.margins(y=0.08)  # room for the numbers
     crowded = max(len(str(i)) for i in numbers.index) * len(numbers) > 70

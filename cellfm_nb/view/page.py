@@ -14,7 +14,8 @@ from typing import Any
 UNITS = {"um3": "µm³", "um2": "µm²", "um": "µm", "nm": "nm", "um_s": "µm/s", "um2_s": "µm²/s", "mib_s": "MiB/s",
          "ms": "ms", "s": "s", "seconds": "s", "px": "px", "mib": "MiB", "gib": "GiB", "bytes": "B", "deg": "°",
          "percent": "%", "nats": "nats"}  # fmt: skip
-NAMES = {"f1": "F1", "ap50": "AP50", "hota": "HOTA", "tra": "TRA", "snr": "SNR", "rankme": "RankMe", "pca": "PCA",
+NAMES = {"f1": "F1", "ap50": "AP50", "hota": "HOTA", "tra": "TRA", "det": "DET", "idf1": "IDF1", "mota": "MOTA",
+         "snr": "SNR", "rankme": "RankMe", "pca": "PCA",
          "id": "ID", "ap": "AP", "iou": "IoU", "dino": "DINO", "ibot": "iBOT", "koleo": "KoLeo", "lr": "learning rate",
          "psf": "PSF", "msd": "MSD", "rmse": "RMSE", "dt": "frame interval", "cls": "CLS"}  # fmt: skip
 PATH = re.compile(r"(?<![\w.:/<])(?:[A-Za-z]:\\|/)(?:[\w.@+~-]+[/\\])+([\w.@+~-]*)")
