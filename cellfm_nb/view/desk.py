@@ -84,12 +84,12 @@ class Desk(Queue):
         except (InputError, OSError) as error:
             told = f"Not written: {error}"
         self.widgets["message"].value = html.escape(told)
-        self.widgets["caption"].value = html.escape(self.caption())
         shown = {} if self.here is None else self.pictures()
         for name in self._names:
             self.widgets[name].layout.visibility = "visible" if name in shown else "hidden"
             if name in shown:
                 self.widgets[name].value = shown[name]
+        self.widgets["caption"].value = html.escape(self.caption())  # last: what it names is seen by then
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = dict(self._box._repr_mimebundle_(**kwargs)) if self._box is not None else {}

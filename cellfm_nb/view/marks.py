@@ -12,7 +12,11 @@ from cellfm_nb.view.canvas import positions
 from cellfm_nb.view.style import track_colour
 
 MAX_MARKS = 3_000  # the viewer's page gets all of them again with every move: more make it slow
-COLOUR = "void main() { setColor(prop_color()); setPointMarkerSize(9.0); setPointMarkerBorderWidth(0.0); }"
+# Rings, so that what they mark is seen within them.
+COLOUR = ("void main() { setColor(vec4(prop_color(), 0.0)); setPointMarkerSize(11.0); "
+          "setPointMarkerBorderWidth(2.0); setPointMarkerBorderColor(vec4(prop_color(), 1.0)); }")
+POINT = ("void main() { setColor(vec4(1.0, 1.0, 0.0, 0.0)); setPointMarkerSize(11.0); "
+         "setPointMarkerBorderWidth(2.0); setPointMarkerBorderColor(vec4(1.0, 1.0, 0.0, 1.0)); }")
 LINE = "void main() { setColor(prop_color()); setLineWidth(2.0); setEndpointMarkerSize(0.0); }"
 RING = ('void main() { setColor(vec4(1.0, 1.0, 1.0, 0.0)); setPointMarkerSize(22.0); '
         'setPointMarkerBorderWidth(3.0); setPointMarkerBorderColor(vec4(1.0, 1.0, 1.0, 1.0)); }')
@@ -40,7 +44,7 @@ def point_layer(points: pd.DataFrame | np.ndarray, space: Any) -> Any:
         frames = points["frame"].to_numpy(float)[:MAX_MARKS] if framed(points) else np.zeros(len(at))
         at = np.column_stack([frames + 0.5, at])
     marks = [ng.PointAnnotation(id=str(i), point=p.tolist()) for i, p in enumerate(at)]
-    return ng.LocalAnnotationLayer(space, annotations=marks)
+    return ng.LocalAnnotationLayer(space, annotations=marks, shader=POINT)
 
 
 def object_layer(tracks: pd.DataFrame, space: Any) -> Any:

@@ -15,9 +15,10 @@ UNITS = {"um3": "µm³", "um2": "µm²", "um": "µm", "nm": "nm", "um_s": "µm/s
          "ms": "ms", "s": "s", "seconds": "s", "px": "px", "mib": "MiB", "gib": "GiB", "bytes": "B", "deg": "°",
          "percent": "%", "nats": "nats"}  # fmt: skip
 NAMES = {"f1": "F1", "ap50": "AP50", "hota": "HOTA", "tra": "TRA", "det": "DET", "idf1": "IDF1", "mota": "MOTA",
-         "snr": "SNR", "rankme": "RankMe", "pca": "PCA",
-         "id": "ID", "ap": "AP", "iou": "IoU", "dino": "DINO", "ibot": "iBOT", "koleo": "KoLeo", "lr": "learning rate",
-         "psf": "PSF", "msd": "MSD", "rmse": "RMSE", "dt": "frame interval", "cls": "CLS"}  # fmt: skip
+         "snr": "SNR", "rankme": "RankMe", "pca": "PCA", "pca3": "PCA of three", "id": "ID", "ap": "AP", "iou": "IoU",
+         "auroc": "AUROC", "knn": "k-NN", "kmeans": "k-means", "hungarian": "Hungarian", "dino": "DINO", "ibot": "iBOT",
+         "koleo": "KoLeo", "lr": "learning rate", "psf": "PSF", "msd": "MSD", "rmse": "RMSE", "dt": "frame interval",
+         "cls": "CLS", "mb": "MB"}  # fmt: skip
 PATH = re.compile(r"(?<![\w.:/<])(?:[A-Za-z]:\\|/)(?:[\w.@+~-]+[/\\])+([\w.@+~-]*)")
 MAX_IMAGE_BYTES = 700_000
 FULL_WIDTH_PX = 1600  # of a figure as wide as the page
@@ -154,7 +155,8 @@ def named(metric: str) -> tuple[str, str]:
     elif unit:
         words = ["time"] if metric == "seconds" else words
     label = " ".join(NAMES.get(word.lower(), word) for word in words)
-    return (label[:1].upper() + label[1:] if not label[:2].isupper() and label != "iBOT" else label), unit
+    own = label.startswith(("k-", "iBOT")) or label[:2].isupper()  # names that keep their own capitals
+    return (label if own else label[:1].upper() + label[1:]), unit
 
 
 def picture(path: Path, caption: str) -> str:

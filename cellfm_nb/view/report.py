@@ -29,8 +29,9 @@ from cellfm_nb.view.report_tables import (
 )
 
 CAPTIONS = {
-    "overview": "One frame: the volume, its features as colours, the segmented objects, the tracks.",
-    "learning_curves": "Losses while the encoder learned.",
+    "overview": "One frame: the volume, its features as colours, the segmented objects, the tracks. In B a square is a "
+                "token: black, like most; bright, unlike most; the hue says in which way.",
+    "learning_curves": "Losses while the encoder learned, and the health of its features.",
     "scores": "Scores against exact truth, ours beside trackpy on the same movie.",
     "msd": "Mean squared displacement against the time lag.",
     "events": "Fissions and fusions over time.",
@@ -112,7 +113,7 @@ def cards(summary: Mapping) -> str:
         value = summary.get(stage, {}).get(metric)
         if isinstance(value, int | float):
             label = page.named(metric)[0]
-            shown.append(f'<div class="card"><b>{page.show(value)}</b><span>{page.text(label)}</span></div>')
+            shown.append(f'<div class="card"><b>{page.show(round(value, 3))}</b><span>{page.text(label)}</span></div>')
     return f'<div class="cards">{"".join(shown)}</div>' if shown else ""
 
 
@@ -150,7 +151,8 @@ def warnings(record: Mapping, summary: Mapping, folder: Path) -> Iterator[str]:
 def scores(summary: Mapping) -> str:
     """Set every score that a peer has too beside the peer's, the better of the two in bold."""
     table = compared(summary)
-    rows = [[page.named(r.metric)[0] + f" ({r.unit})" * bool(r.unit), r.ours, r.trackpy] for r in table.itertuples()]
+    rows = [[page.named(r.metric)[0] + f" ({r.unit})" * bool(r.unit),
+             *(v if v is None else round(v, 3) for v in (r.ours, r.trackpy))] for r in table.itertuples()]
     bold = {(i, 1 if who == "ours" else 2) for i, who in enumerate(table["better"]) if who}
     note = "Both on the same simulated movie; the better in bold. Distances and thresholds are stated in notebook 09."
     body = page.table(["", "ours", PEER], rows, bold=bold)

@@ -66,8 +66,8 @@ def times(record: Mapping) -> str:
     rows = [[name, b["seconds"], b.get("peak_mib")] for name, b in books.items()]
     if rows:
         rows.append(["all", round(sum(r[1] for r in rows), 1), max((r[2] or 0) for r in rows)])
-    return page.table(["notebook", "seconds", "peak memory (MiB)"], rows,
-                      caption="As executed by `cellfm run`; the last line is the sum of times and the largest peak.")
+    return page.table(["notebook", "seconds", "peak (MiB)"], rows,
+                      caption="As executed by cellfm run. Last: the sum of times, the largest memory.")
 
 
 def parameters(record: Mapping) -> str:
@@ -93,7 +93,8 @@ def artifacts(record: Mapping) -> str:
     for name, a in sorted(entries(record).items()):
         sources = sorted({item["artifact"] for item in walk(a.get("params")) if "artifact" in item})
         size = a.get("bytes", 0) / 2**20
-        rows.append([name, a.get("by") or "by hand", (a.get("when") or "")[:16].replace("T", " "), round(size, 2),
+        when = (a.get("when") or "")[:16].replace("T", "\xa0").replace("-", "\u2011")  # on one line
+        rows.append([name, a.get("by") or "by hand", when, round(size, 2),
                      ", ".join(sources) or "–", (a.get("sha256") or a.get("key") or "")[:16]])
     head = ["artifact", "made by", "when (UTC)", "MiB", "from", "sha256 (first 16)"]
     drawn = [row for row in rows if row[0].startswith("figures/")]

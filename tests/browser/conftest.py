@@ -35,7 +35,8 @@ def finished_run(tmp_path_factory):
     source = Path(os.environ.get("CELLFM_BROWSER_RUN", ROOT / "runs" / "demo"))
     if not (source / "track" / "tracks.csv").exists():
         pytest.skip(f"no finished run in {source.name}: make run")
-    return Path(shutil.copytree(source, tmp_path_factory.mktemp("run") / "demo", symlinks=True))
+    unread = shutil.ignore_patterns("executed", "figures", "many", "own", "real")
+    return Path(shutil.copytree(source, tmp_path_factory.mktemp("run") / "demo", symlinks=True, ignore=unread))
 
 
 @pytest.fixture(scope="session")

@@ -32,10 +32,11 @@ START = """async ([path, run]) => {
   const app = window.jupyterapp;
   const panel = await app.commands.execute('docmanager:open', {path, factory: 'Notebook'});
   await panel.context.ready;
-  await panel.sessionContext.ready;
-  await panel.sessionContext.session.kernel.info;
-  app.shell.activateById(panel.id);
-  if (run) (window.done ||= {})[path] = app.commands.execute('notebook:run-all-cells');
+  const kernel = panel.sessionContext.ready.then(() => panel.sessionContext.session.kernel.info);
+  if (!run) { await kernel; app.shell.activateById(panel.id); return; }
+  // one after the other, whichever is in front: two kernels of a server on one core only slow each other down
+  window.last = (window.done ||= {})[path] = Promise.all([window.last, kernel]).then(
+    () => app.commands.execute('notebook:run-all-cells', {semanticWidget: panel.id, activate: false}));
 }"""
 FINISH = """async path => {
   const app = window.jupyterapp;
@@ -49,6 +50,12 @@ FINISH = """async path => {
 SHOW = """async path => {
   const panel = await window.jupyterapp.commands.execute('docmanager:open', {path});
   window.jupyterapp.shell.activateById(panel.id);
+}"""
+CLOSE = """async path => {  // a hidden viewer draws on, sixty times a second
+  const panel = await window.jupyterapp.commands.execute('docmanager:open', {path});
+  await panel.sessionContext.shutdown();
+  panel.context.model.dirty = false;  // nothing to save, nothing to ask
+  panel.close();
 }"""
 
 
@@ -124,7 +131,7 @@ class Browser:
 
     def __init__(self, play, folder: Path):
         self.context = play.chromium.launch_persistent_context(
-            str(folder / "profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1400, "height": 2000})
+            str(folder / "profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1400, "height": 1400})
         self.hosts, self.bytes = set(), 0
         self.context.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname))
         self.page = self.context.pages[0]
@@ -151,7 +158,7 @@ class Browser:
 
 
 class Notebook:
-    """One notebook open in JupyterLab, running from its first cell to its last (or, asked so, not yet)."""
+    """One notebook open in JupyterLab; it runs from first cell to last once those before have (or, asked so, not)."""
 
     def __init__(self, browser, number, run=True):
         self.page, self.path = browser.page, f"notebooks/{listing()[number].name}"
@@ -165,6 +172,14 @@ class Notebook:
     def show(self):
         """Come to the front."""
         self.page.evaluate(SHOW, self.path)
+
+    def hide(self):
+        """Go behind another tab."""
+        self.page.evaluate("async () => { await jupyterapp.commands.execute('launcher:create'); }")
+
+    def close(self):
+        """Close the tab and end the kernel."""
+        self.page.evaluate(CLOSE, self.path)
 
     def cell(self, name):
         """Return the cell with this id, as a place in the page."""
