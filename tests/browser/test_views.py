@@ -205,11 +205,12 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
         assert changed.sum() > 30, layer
     tracks = pd.read_csv(lab.run / "track" / "tracks.csv")
     table = place.locator(".cellfm-table")
+    linked = place.locator(".jp-OutputArea-child", has=table)  # the three views, without what is above and below
 
     table.locator("tr[data-row]").nth(5).click()  # a row moves the viewer
     row = int(table.locator("tr.chosen").get_attribute("data-row"))
     wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 120, "the viewer does not move to the row")
-    lab.shot(place, "08-row")
+    lab.shot(linked, "08-row")
 
     chart = place.locator(".js-plotly-plot").last  # the first is the one that stands alone
     chart.scroll_into_view_if_needed()
@@ -220,7 +221,7 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     row = int(tracks.index[(tracks["track_id"] == track) & (tracks["frame"] == frame)][0])
     wait_for(lambda: int(table.locator("tr.chosen").get_attribute("data-row")) == row, 120, "the click chooses no row")
     wait_for(lambda: near(viewer.position(), tracks.iloc[row]), 120, "the viewer does not move to the track")
-    lab.shot(place, "08-track")
+    lab.shot(linked, "08-track")
 
     here = tracks[(tracks["frame"] == frame) & (tracks["track_id"] != track)]
     spacing = np.array([0.25, 0.1, 0.1])
@@ -232,7 +233,7 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     all_here = pd.concat([here, tracks.iloc[[row]]])
     distance = (((all_here[["z", "y", "x"]] - at) * spacing) ** 2).sum(axis=1)
     assert int(table.locator("tr.chosen").get_attribute("data-row")) == distance.idxmin()
-    lab.shot(place, "08-moved")
+    lab.shot(linked, "08-moved")
     turned = book.cell("link-views").locator(".js-plotly-plot").first
     turned.scroll_into_view_if_needed()
     turned.locator(".gl-container canvas").first.wait_for()
@@ -245,7 +246,7 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
     before = status()
     review.get_by_role("button", name="confirm", exact=True).click()
     wait_for(lambda: status().get("confirmed", 0) == before.get("confirmed", 0) + 1, 120, "no event is confirmed")
-    lab.shot(review, "08-review")
+    lab.shot(review.locator(".cellfm-desk"), "08-review")
     review.get_by_role("button", name="undo").click()
     wait_for(lambda: status() == before, 120, "undo is not in events.csv")
     events = book.cell("explore-events")
