@@ -205,7 +205,7 @@ def test_08_a_row_a_track_and_the_viewer_choose_for_each_other(lab):
         assert changed.sum() > 30, layer
     tracks = pd.read_csv(lab.run / "track" / "tracks.csv")
     table = place.locator(".cellfm-table")
-    linked = place.locator(".jp-OutputArea-child", has=book.page.locator(".cellfm-table"))  # the three views, without what is above and below
+    linked = place.locator(".jp-OutputArea-child", has=book.page.locator(".cellfm-table"))  # the three views alone
 
     table.locator("tr[data-row]").nth(5).click()  # a row moves the viewer
     row = int(table.locator("tr.chosen").get_attribute("data-row"))
