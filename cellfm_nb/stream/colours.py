@@ -16,7 +16,7 @@ from cellfm_nb.errors import InputError
 from cellfm_nb.stream.pca import Pca, fit_pca
 
 FAR = 0.05  # the share of the tokens, those farthest from the median token, that the hues are fitted on
-BRIGHT = 99.5  # percentile of the distance that is painted at full light
+DARK, BRIGHT = 75, 99.5  # percentiles of the squared distance that are painted black and at full light
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def fit_colours(features: np.ndarray) -> Colours:
     far = rows[np.argsort(-away, kind="stable")[: max(4, round(FAR * len(rows)))]]
     hues = fit_pca([far], 3)
     low, high = np.percentile(hues.transform(far), (1, 99), axis=0)
-    return Colours(median, float(np.median(away)), float(np.percentile(away, BRIGHT)), hues, low, high)
+    return Colours(median, *map(float, np.percentile(away, (DARK, BRIGHT))), hues, low, high)
 
 
 def distance(features: np.ndarray, median: np.ndarray) -> np.ndarray:
