@@ -62,3 +62,10 @@ def test_losses_draw_every_number_that_moves():
     log = pd.DataFrame({"step": range(9), "dino": np.arange(9.0), "constant": 1.0, "nan": np.nan, "word": "x"})
     assert [ax.get_title(loc="left") for ax in paper.losses(log).axes] == ["dino (nats)"]
     assert paper.losses(log[:0])._repr_png_() and paper.losses(pd.DataFrame())._repr_png_()
+
+
+def test_the_overview_shows_the_brightest_token_of_those_above_each_other():
+    rgb = np.zeros((3, 2, 2, 3))
+    rgb[0, 0, 0], rgb[2, 0, 0], rgb[1, 1, 1] = (0.2, 0, 0), (0, 0.9, 0.1), (0, 0, 1)
+    shown = paper.overview(np.ones((3, 4, 4)), (0.25, 0.1, 0.1), rgb, (0.25, 0.2, 0.2)).axes[1].images[0].get_array()
+    assert np.allclose(shown, [[(0, 0.9, 0.1), (0, 0, 0)], [(0, 0, 0), (0, 0, 1)]])

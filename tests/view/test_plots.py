@@ -154,3 +154,13 @@ def test_a_scatter_says_that_it_is_a_subset():
 def test_equal_pictures_have_equal_fingerprints():
     a, b, c = (plots.curves(LOG * k, "step", ["dino"]) for k in (1, 1, 2))
     assert a.fingerprint == b.fingerprint != c.fingerprint
+
+
+def test_a_plane_of_tokens_stands_beneath_all_that_it_sees():
+    image = np.zeros((8, 16, 16), np.float32)
+    image[4, 3, 5] = 9  # the first plane of the third of four tokens along z: no middle plane of any token
+    tokens = np.zeros((4, 2, 2, 3), np.float32)
+    axes = plots.rgb_volume(tokens, (0.5, 0.8, 0.8), background=image).axes
+    shown = [np.asarray(ax.images[0].get_array()) for ax in axes]
+    assert [a.max() for a in shown[:3]] == [0, 9, 0] and shown[3].shape == (2, 2, 3)
+    assert [ax.get_title(loc="left")[4:14] for ax in axes[:3]] == ["0.5 to 1.0", "1.0 to 1.5", "1.5 to 2.0"]
