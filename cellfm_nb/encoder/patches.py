@@ -85,30 +85,31 @@ class FilterStem(nn.Module):
             for axis, p in enumerate(self.patch):
                 hidden = hidden.repeat_interleave(p, dim=axis + 2)  # (B, 1, Z, Y, X)
             x = x.masked_fill(hidden, 0)  # background, without its noise; a learned fill would cost half the step
-        tokens = self.describe(self.filters(x), self.beyond(x))
+        tokens = self.describe(self.filters(x), self.claims(x))
         if mask is not None:
             tokens = tokens + mask[..., None] * self.mask_token.to(tokens.dtype)
         return tokens, grid
 
     @torch.no_grad()
-    def beyond(self, x: Tensor) -> Tensor:
-        """Return the rivals' responses to x (B, 1, Z, Y, X) and to the margin around it, which is empty."""
+    def claims(self, x: Tensor) -> Tensor | None:
+        """Return what the rivals claim in each patch of x (B, 1, Z, Y, X), which is empty beyond its borders."""
         if not self.rivals:
-            return x[:, :0]
-        return F.conv3d(x, self.filters.weight[:self.rivals], self.filters.bias[:self.rivals], padding=self.reach)
+            return None
+        weight, bias = self.filters.weight[:self.rivals], self.filters.bias[:self.rivals]
+        return self.rivalry(F.conv3d(x, weight, bias, padding=self.reach), self.patch)
 
-    def describe(self, response: Tensor, wide: Tensor) -> Tensor:
+    def describe(self, response: Tensor, claims: Tensor | None) -> Tensor:
         """Turn the filters' responses into tokens (B, N, D).
 
-        Parameters: response (B, C, Z, Y, X), whole patches; wide, of the rivals alone, the margin around them included.
+        Parameters: response (B, C, Z, Y, X), whole patches; claims (B, N, 4 rivals) of `Rivalry`, None without rivals.
         """
         response = asinh(response)  # linear at the noise, logarithmic at bright spots
-        coarse = F.avg_pool3d(response, self.raster)
+        coarse = pool(response, self.raster)
         cells = tuple(p // r for p, r in zip(self.patch, self.raster, strict=True))
         tokens = self.embed(to_cells(coarse, cells).flatten(2))
         told = asinh(cell_statistics(to_cells(response, self.patch)))
-        if self.rivals:
-            told = torch.cat([told, self.rivalry(wide, self.patch).to(told.dtype)], dim=-1)
+        if claims is not None:
+            told = torch.cat([told, claims.to(told.dtype)], dim=-1)
         return tokens + self.statistics(told)
 
 
@@ -139,11 +140,17 @@ class Rivalry:
         Of each filter: the sources expected in the patch, the largest claim of a voxel, and how sure both are, on a
         scale of logarithms.
         """
-        odds = self.rarity * response.float().clamp(0, 10).square().div(2).exp()
-        inner = tuple(slice(w // 2, n - w // 2) for w, n in zip(self.window, odds.shape[2:], strict=True))
-        claims = to_cells(around(odds[(..., *inner)] / (1 + around(odds, self.window)), self.blur), patch)
-        told = torch.cat([claims.sum(dim=-1) / math.prod(self.blur), claims.amax(dim=-1)], dim=-1)
+        claims = [to_cells(self.claims(part), patch) for part in response.split(1, dim=1)]  # each stays in the cache
+        told = torch.cat([c.sum(dim=-1) / math.prod(self.blur) for c in claims] + [c.amax(dim=-1) for c in claims], -1)
         return torch.cat([told, torch.log1p(1000 * told) / 3], dim=-1)
+
+    def claims(self, response: Tensor) -> Tensor:
+        """Return the share each voxel has in a source, summed over the blur: the margin is lost."""
+        m = response.float().clamp(0, 10)
+        odds = torch.addcmul(m.new_tensor(math.log(self.rarity)), m, m, value=0.5, out=m).exp_()
+        rivals = around(odds, self.window).add_(1)
+        inner = tuple(slice(w // 2, n - w // 2) for w, n in zip(self.window, odds.shape[2:], strict=True))
+        return around(torch.div(odds[(..., *inner)], rivals, out=rivals), self.blur)
 
 
 def around(x: Tensor, window: Triple) -> Tensor:
@@ -176,6 +183,14 @@ class Asinh(torch.autograd.Function):
 asinh = Asinh.apply
 
 
+def pool(x: Tensor, window: Triple) -> Tensor:
+    """Average (B, C, Z, Y, X) over blocks of `window` voxels; slices added up: on a CPU thrice as fast as pooling."""
+    for axis, n in enumerate(window, start=2):
+        if n > 1:
+            x = sum(x.unflatten(axis, (-1, n)).unbind(axis + 1))
+    return x / math.prod(window)
+
+
 def to_cells(x: Tensor, cells: Triple) -> Tensor:
     """Cut (B, C, Z, Y, X) into blocks of `cells` each: (B, N, C, cells)."""
     b, c = x.shape[:2]
@@ -187,7 +202,8 @@ def to_cells(x: Tensor, cells: Triple) -> Tensor:
 def cell_statistics(cells: Tensor) -> Tensor:
     """Return mean, maximum and standard deviation over the last axis: (B, N, C, cells) -> (B, N, 3C)."""
     mean = cells.mean(dim=-1)
-    variance = (cells - mean[..., None]).square().mean(dim=-1)  # in two passes: eight times as fast as var_mean
+    # in two passes: ten times as fast as var_mean
+    variance = torch.linalg.vector_norm(cells - mean[..., None], dim=-1).square() / cells.shape[-1]
     return torch.cat([mean, cells.amax(dim=-1), (variance + 1e-6).sqrt()], dim=-1)
 
 

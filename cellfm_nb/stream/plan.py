@@ -18,7 +18,7 @@ from cellfm_nb.stream.attention import pick_backend
 from cellfm_nb.stream.clusters import DEFAULT, Fit
 from cellfm_nb.stream.machine import Device, free_bytes, fused_speed
 
-TILE = 2**17  # voxels: few enough to stay in the cache, many enough for the filters to run at speed (measured)
+TILE = 2**18  # voxels: few enough to stay in the cache, so many that their margins cost little (measured)
 CARRIED = 256  # sampled tokens with exact attention, which tell the error of an approximate run
 MODES = {
     ("sdpa", "memory"): "exact; all keys in memory, torch's fused attention for each block of queries",
