@@ -59,8 +59,7 @@ class FusedSoftmax:
 
     def __init__(self, q: Tensor, scale: float | None = None) -> None:
         self.q, self.scale = q, scale
-        self.out = torch.zeros(q.shape, dtype=torch.float32)
-        self.lse = torch.full(q.shape[:-1], -torch.inf)
+        self.out, self.lse = None, None
 
     def update(self, k: Tensor, v: Tensor, bias: Tensor | None = None) -> None:
         """Count a block of keys: k and v (H, m, d), bias broadcastable to (H, n, m), -inf hides a key."""
@@ -68,6 +67,9 @@ class FusedSoftmax:
         out, lse = (part[0] for part in _fused(self.q[None], k[None], v[None], scale=self.scale, attn_mask=mask))
         if bias is not None:  # where a query sees no key of the block, the kernel's log-sum-exp means nothing
             lse = lse.masked_fill((bias == -torch.inf).all(-1), -torch.inf)
+        if self.lse is None:
+            self.out, self.lse = torch.where(lse[..., None] > -torch.inf, out.float(), 0.0), lse
+            return
         total = torch.logaddexp(self.lse, lse)
         shift = total.masked_fill(total == -torch.inf, 0.0)
         old, new = ((part - shift).exp()[..., None] for part in (self.lse, lse))

@@ -22,10 +22,10 @@ Blocks = Callable[[], Iterable[tuple[Tensor, ...]]]  # gives (k, v), each (H, n,
 class Fit:
     """Say how representatives are found: sizes of the sample and of the exact part, iterations of Lloyd."""
 
-    probes: int = 128  # queries that say where attention looks
-    heavy: int = 128  # keys kept as they are, those of the largest mass
-    sample: int = 8000  # keys (at least 4 M) the clusters are fitted to: half uniform, half by their mass
-    iterations: int = 3
+    probes: int = 64  # queries that say where attention looks
+    heavy: int = 64  # keys kept as they are, those of the largest mass
+    sample: int = 4096  # keys (at least 4 M) the clusters are fitted to: half uniform, half by their mass
+    iterations: int = 2
 
 
 DEFAULT = Fit()

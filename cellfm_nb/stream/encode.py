@@ -78,7 +78,7 @@ class StreamingEncoder:
 
     def __init__(self, encoder: Encoder, store: str = "auto", mode: str = "auto", q_block: int | None = None,
                  kv_block: int | None = None, memory_bytes: int | None = None, folder: str | None = None,
-                 dtype: torch.dtype | None = None, backend: str = "auto", clusters: int = 256,
+                 dtype: torch.dtype | None = None, backend: str = "auto", clusters: int = 128,
                  tolerance: float | None = 0.01, patience_s: float = 3600.0,
                  window: tuple[int, int, int] = (14, 14, 14), halo: int = 4, native_tokens: int | None = None,
                  seed: int = 0, fit: Fit = DEFAULT) -> None:

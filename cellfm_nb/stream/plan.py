@@ -112,7 +112,7 @@ class Plan:
 def plan(shape: tuple[int, int, int], config: Any, device: str | torch.device | Device = "cpu",
          memory_bytes: int | None = None, store: str = "auto", mode: str = "auto", q_block: int | None = None,
          kv_block: int | None = None, flops_per_s: float | None = None, dtype: torch.dtype = torch.float32,
-         backend: str = "auto", clusters: int = 256, patience_s: float = 3600.0, collect: bool = True,
+         backend: str = "auto", clusters: int = 128, patience_s: float = 3600.0, collect: bool = True,
          window: tuple[int, int, int] = (14, 14, 14), halo: int = 4) -> Plan:
     """Plan the streaming of one volume.
 
