@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ STATED = (  # figures stated, not measured here; of Hopper: Triton's published 4
 )
 
 
+@cache  # once a process: two plans of one session can then be compared
 def fused_speed(heads: int, head_dim: int, device: torch.device, dtype: torch.dtype = torch.float32) -> float:
     """Measure the floating-point operations per second of fused attention on a device (best of three)."""
     n, m = (256, 4096) if device.type == "cpu" else (16384, 16384)
