@@ -30,15 +30,15 @@ function shown(el) {
 }
 
 // Plotly tells of a click in 3D at its next frame: without a GPU the button is up again by then, and nobody is told.
-// A click that moves nothing chooses what the label beside the mouse names.
+// A click that moves nothing chooses what the label beside the mouse named when the button went down.
 function answerClicks(el) {
-  let named, down, told;
+  let named, pressed, down, told;
   el.on("plotly_hover", (event) => (named = event));
   el.on("plotly_unhover", () => (named = undefined));
   el.on("plotly_click", () => (told = true));
-  el.addEventListener("pointerdown", (event) => ([down, told] = [event, false]), true);
+  el.addEventListener("pointerdown", (event) => ([down, pressed, told] = [event, named, false]), true);
   el.addEventListener("pointerup", (event) => {
-    const click = named;
+    const click = pressed;
     if (click && Math.hypot(event.clientX - down?.clientX, event.clientY - down?.clientY) < 4)
       setTimeout(() => told || el.emit("plotly_click", click), 200);
   }, true);
