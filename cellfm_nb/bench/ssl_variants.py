@@ -135,6 +135,7 @@ VARIANTS = {
     "stem patch": Variant("F2", "worse", config={"stem": "patch"}),
     "no rivals": Variant("F2", "worse", config={"rivals": 0}),
     # what it sees
+    # the bench's box is the middle of a cell: the level tells nothing there, and costs; over whole frames it gains
     "no level": Variant("F1", "worse", data={"way": "no level"}),
     "z-score": Variant("A07", "worse", data={"way": "z-score"}),
     "min-max": Variant("A07", "worse", data={"way": "min-max"}),
