@@ -91,7 +91,7 @@ class Trainer:
             hidden = self.hidden(step, part, masks[:, first:first + size], views)
             with drops_of(part, s.batch, int_seed(self.seed, "drop path", step), self.config.drop_path > 0):
                 anchored = bool(s.gram) and step >= s.gram_every
-                parts, seen = self.losses(views, hidden, now.teacher_temp, anchored, self.watched(step))
+                parts, seen = self.losses(views, hidden, now.teacher_temp, anchored, self.watched(step, last))
                 loss = sum(getattr(s, name) * value for name, value in parts.items())
                 (loss / s.accumulate).backward()
             told.append(torch.stack([loss, *parts.values()]).detach().double())
@@ -133,7 +133,7 @@ class Trainer:
         """
         s, student, teacher = self.s, self.model.student, self.model.teacher
         b, globals_ = views.globals.shape[1], views.globals.flatten(0, 1)  # (2B, 1, z, y, x), view-major
-        taught = s.dino > 0 or s.ibot > 0  # by targets of the teacher
+        taught = bool(s.dino or s.ibot)  # by targets of the teacher
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             with torch.no_grad():
                 seen_by_teacher = teacher.encoder(globals_, saliency=False) if taught or watched else None
@@ -169,13 +169,13 @@ class Trainer:
             parts["decorrelate"] = losses.position_loss(seen.patches, seen.grid)
         return parts, read
 
-    def watched(self, step: int) -> bool:
-        """Say whether it is a step's turn to measure health."""
-        return step % self.s.health_every == 0 or step + 1 == self.s.steps
+    def watched(self, step: int, last: dict | None) -> bool:
+        """Say whether it is a step's turn to measure health: also that of one with none before it to carry on."""
+        return last is None or step % self.s.health_every == 0 or step + 1 == self.s.steps
 
     def measure(self, step: int, seen: dict[str, Tensor], last: dict | None) -> dict[str, float]:
         """Return the health of this step, or the last one measured where it is not this step's turn."""
-        if last is not None and not self.watched(step):
+        if not self.watched(step, last):
             return {key: last[key] for key in health.MEASURES}
         return ranks.mean_over_ranks(health.measure(seen), self.device)
 
