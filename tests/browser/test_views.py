@@ -279,7 +279,7 @@ def click_a_track(page, chart):
         end = time.monotonic() + 10
         while time.monotonic() < end:
             if label.count() and (named := re.match(r"track (\d+), frame (\d+)", label.text_content() or "")):
-                page.mouse.click(box["x"] + x, box["y"] + y, delay=200)  # as long as a finger does
+                page.mouse.click(box["x"] + x, box["y"] + y)
                 return int(named[1]), int(named[2])
             time.sleep(0.1)
     raise AssertionError("no track under the mouse")
