@@ -6,6 +6,7 @@ Both are local: a token depends on the voxels within `halo` of it, so a large vo
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -187,7 +188,7 @@ def pool(x: Tensor, window: Triple) -> Tensor:
     """Average (B, C, Z, Y, X) over blocks of `window` voxels; slices added up: on a CPU thrice as fast as pooling."""
     for axis, n in enumerate(window, start=2):
         if n > 1:
-            x = sum(x.unflatten(axis, (-1, n)).unbind(axis + 1))
+            x = reduce(torch.add, x.unflatten(axis, (-1, n)).unbind(axis + 1))
     return x / math.prod(window)
 
 
@@ -202,7 +203,8 @@ def to_cells(x: Tensor, cells: Triple) -> Tensor:
 def cell_statistics(cells: Tensor) -> Tensor:
     """Return mean, maximum and standard deviation over the last axis: (B, N, C, cells) -> (B, N, 3C)."""
     mean = cells.mean(dim=-1)
-    variance = (cells - mean[..., None]).square().mean(dim=-1)  # in two passes: eight times as fast as var_mean
+    apart = cells - mean[..., None]
+    variance = (apart * apart).mean(dim=-1)  # on a CPU many times as fast as var_mean, and as square, which is a power
     return torch.cat([mean, cells.amax(dim=-1), (variance + 1e-6).sqrt()], dim=-1)
 
 

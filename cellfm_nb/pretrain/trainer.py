@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellfm_nb.encoder import EncoderConfig, blob_filters, drops_of, filter_size, pad_to_patches
+from cellfm_nb.encoder import (
+    EncoderConfig,
+    blob_filters,
+    drops_of,
+    filter_size,
+    keep_freed_memory,
+    pad_to_patches,
+)
 from cellfm_nb.errors import InputError
 from cellfm_nb.pretrain import health, losses, ranks, schedules
 from cellfm_nb.pretrain.checkpoint import optimiser_tensors, restore_optimiser
@@ -29,6 +36,7 @@ class Trainer:
     """Hold the state of a run and make its steps; each rank holds one and works on its share of every batch."""
 
     def __init__(self, crops: Crops, config: EncoderConfig, s: PretrainSettings, seed: int, device: str) -> None:
+        keep_freed_memory()
         rank, world = ranks.rank_and_world()
         if s.batch % (world * s.accumulate):
             raise InputError("the batch can't be shared evenly", where="pretrain", expected="a multiple",

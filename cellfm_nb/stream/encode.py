@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cellfm_nb.encoder.host import keep_freed_memory
 from cellfm_nb.errors import InputError
 from cellfm_nb.progress import Progress
 from cellfm_nb.stream.clusters import DEFAULT, Fit
@@ -86,6 +87,7 @@ class StreamingEncoder:
             raise InputError("an encoder with test-time registers cannot be streamed",
                              got="a hook that looks at all tokens at once", expected="blocks as they were trained",
                              do="stream the encoder without them")
+        keep_freed_memory()
         self.encoder, self.folder = encoder.eval(), folder
         self.device, self.first = encoder.cls_token.device, 1 + encoder.config.registers
         self.dtype = dtype or encoder.cls_token.dtype
