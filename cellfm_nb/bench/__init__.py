@@ -33,6 +33,7 @@ BENCHES = {
     "simulate": "a simulated movie with its truth: seconds, exactness of the truth",
     "stream": "whole volumes: streamed against dense, representatives of keys against every key: accuracy, time",
     "segment": "finding puncta in simulated movies against trackpy, LoG maxima and Voronoi-Otsu: F1, AP50, time",
+    "segment_ablation": "the same without each idea of the detector: F1, AP50",
     "segment_bodies": "nuclei with labels against scikit-image's watershed, as it is and tuned: AP50, AP75",
     "ssl": "a linear probe on the trained encoder against hand-made floors, the seed's recipe, a supervised one: AP",
     "ssl_bound": "the same question put to observers who know the background, the PSF and the brightness: AP",
