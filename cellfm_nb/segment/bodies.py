@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, median
+from scipy.ndimage import distance_transform_edt, gaussian_filter1d, label, median
 
 from cellfm_nb.errors import InputError
 from cellfm_nb.segment.blobs import detect
 from cellfm_nb.segment.cuts import merge_by_cuts
-from cellfm_nb.segment.filters import check_volume
+from cellfm_nb.segment.distance import depth, mean_radius
+from cellfm_nb.segment.filters import along, check_volume
 from cellfm_nb.segment.instances import largest_parts
 from cellfm_nb.segment.maxima import local_maxima
 from cellfm_nb.segment.psf import brightest_box
@@ -68,34 +69,36 @@ def find_foreground(volume: np.ndarray, spacing_um: Sequence[float]) -> Foregrou
     root, noise = stabilised(v)
     sigma, widest = float(spacing.min()), float((v.shape * spacing).min()) / 8
     while True:
-        smooth = gaussian_filter(root, sigma / spacing, truncate=3)
+        smooth = smoothed(root, sigma / spacing)
         cut = otsu_threshold(smooth)
         gap = float(smooth[smooth > cut].mean() - smooth[smooth <= cut].mean())
         averaged = (4 * np.pi) ** 0.75 * np.sqrt(np.prod(np.maximum(sigma / spacing, 0.5)))
         if gap * averaged > APART * noise or 1.5 * sigma > widest:
             break
         sigma *= 1.5
-    fine, mask = smooth, binary_fill_holes(smooth > cut)
+    fine, mask = smooth, filled(smooth > cut)
     for _ in range(3):
         radius = mean_radius(mask, spacing)
         if GRAIN * radius > sigma:
             sigma = GRAIN * radius
-            smooth = gaussian_filter(root, sigma / spacing, truncate=3)
+            smooth = smoothed(root, sigma / spacing)
             cut = otsu_threshold(smooth)
-        surround = gaussian_filter(smooth, radius / spacing, truncate=3)
-        mask = binary_fill_holes((smooth > cut) & (smooth > surround))
+        surround = smoothed(smooth, radius / spacing)
+        mask = filled((smooth > cut) & (smooth > surround))
     return Foreground(mask, smooth, fine, gap / noise, mean_radius(mask, spacing))
 
 
-def mean_radius(labels: np.ndarray, spacing: np.ndarray) -> float:
-    """Return four times the mean distance (um) of labelled voxels (or a mask's) to the surface of their body."""
-    inner = labels > 0
-    if not inner.any():
-        return 0.0
-    for axis in range(3) if labels.dtype != bool else ():
-        a, b = (np.moveaxis(labels, axis, 0)[s] for s in (slice(None, -1), slice(1, None)))
-        np.moveaxis(inner, axis, 0)[1:][a != b] = False
-    return 4 * float(distance_transform_edt(inner, sampling=spacing)[labels > 0].mean())
+def smoothed(volume: np.ndarray, sigma_px: np.ndarray, truncate: float = 3.0) -> np.ndarray:
+    """Return scipy's Gaussian filter of a volume in float32, as one small matrix an axis."""
+    for axis, (n, sigma) in enumerate(zip(volume.shape, sigma_px, strict=True)):
+        volume = along(volume, gaussian_filter1d(np.eye(n), sigma, 0, truncate=truncate), axis)
+    return volume
+
+
+def filled(mask: np.ndarray) -> np.ndarray:
+    """Return the mask with its holes: what is outside touches the border, each axis padded by one."""
+    parts, _ = label(np.pad(~mask, 1, constant_values=True))
+    return (parts != parts[0, 0, 0])[1:-1, 1:-1, 1:-1]
 
 
 def segment_bodies(
@@ -134,8 +137,8 @@ def outlined(seen: Foreground, labels: np.ndarray, spacing: np.ndarray, reach_um
     """Return the labels with outlines moved by at most `reach_um` to half of the body's light, in fine smoothing."""
     far, nearest = distance_transform_edt(labels == 0, sampling=spacing, return_indices=True)
     grown = np.where(far <= reach_um, labels[tuple(nearest)], 0)
-    core = distance_transform_edt(labels > 0, sampling=spacing) > reach_um
-    return np.where(binary_fill_holes(core | half_height(seen.fine**2, labels, grown)), grown, 0)
+    core = depth(labels > 0, spacing, reach_um) > reach_um
+    return np.where(filled(core | half_height(seen.fine**2, labels, grown)), grown, 0)
 
 
 def larger_than_psf(volume: np.ndarray, spacing_um: Sequence[float], sigma_um: Sequence[float]) -> bool:
@@ -166,8 +169,8 @@ def larger_than_psf(volume: np.ndarray, spacing_um: Sequence[float], sigma_um: S
     labels = segment_bodies(v[box], spacing, seen)
     spots = detect(root[box] / noise, spacing, psf)[["z", "y", "x"]].to_numpy()
     at = np.clip(np.rint(spots).astype(int), 0, np.array(labels.shape) - 1)
-    depth = distance_transform_edt(labels, sampling=spacing / psf)[tuple(at.T)]
-    return bool(labels.max() > 0 and ((depth == 0) | (depth > RIM)).sum() <= SPOTS_A_BODY * labels.max())
+    deep = depth(labels > 0, spacing / psf)[tuple(at.T)]
+    return bool(labels.max() > 0 and ((deep == 0) | (deep > RIM)).sum() <= SPOTS_A_BODY * labels.max())
 
 
 def stabilised(volume: np.ndarray) -> tuple[np.ndarray, float]:
@@ -183,7 +186,7 @@ def half_height(light: np.ndarray, labels: np.ndarray, reach: np.ndarray) -> np.
     if not labels.any() or labels.all():
         return reach > 0
     floor = float(np.median(light[labels == 0]))
-    level = np.append(np.inf, median(light, labels, np.arange(1, labels.max() + 1)))
+    level = np.append(np.inf, median(light[labels > 0], labels[labels > 0], np.arange(1, labels.max() + 1)))
     return light > floor + 0.5 * (level[reach] - floor)
 
 
@@ -210,13 +213,13 @@ def pieces(seen: Foreground, spacing: np.ndarray) -> tuple[np.ndarray, int]:
     """Return the watershed of the foreground's smoothed distance map, int32 from 1, and how many basins it has."""
     from skimage.segmentation import watershed
 
-    depth = distance_transform_edt(seen.mask, sampling=spacing)
-    depth = np.where(seen.mask, gaussian_filter(depth, SEED_BLUR * seen.radius_um / spacing), 0)
+    deep = smoothed(depth(seen.mask, spacing), SEED_BLUR * seen.radius_um / spacing, 4)
+    deep = np.where(seen.mask, deep, 0)
     box = tuple(2 * max(1, round(SEED_BOX * seen.radius_um / s)) + 1 for s in spacing)
-    seeds = local_maxima(depth, box, 0.0)
-    markers = np.zeros(depth.shape, np.int32)
+    seeds = local_maxima(deep, box, 0.0)
+    markers = np.zeros(deep.shape, np.int32)
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
-    return watershed(-depth, markers, mask=seen.mask), len(seeds)
+    return watershed(-deep, markers, mask=seen.mask), len(seeds)
 
 
 def contacts(
