@@ -21,6 +21,11 @@ from cellfm_nb.view.where import address, has_proxy, headless, place, running_se
 
 SHADER = "#uicontrol invlerp contrast\nvoid main() { emitGrayscale(contrast()); }"
 PANEL_PX = 210  # a panel is at least so high when a notebook opens: the whole volume fits in
+# A viewer out of sight would draw on, sixty times a second, into nothing: its next picture waits until it is seen.
+REST = ("try { const page = this.contentWindow, draw = page.requestAnimationFrame.bind(page), waiting = []; "
+        "let seen = true; page.requestAnimationFrame = (f) => seen ? draw(f) : waiting.push(f); "
+        "new IntersectionObserver((all) => { seen = all.at(-1).isIntersecting; "
+        "if (seen) waiting.splice(0).forEach((f) => draw(f)); }).observe(this); } catch {}")
 _viewers: list[Any] = []
 
 
@@ -179,6 +184,6 @@ def embed(viewer: Any, height_px: int) -> str:
     url = address(port, viewer.token, os.environ, servers, has_proxy(servers), sys.modules)
     if url is None:
         return "<p>No 3D viewer here: jupyter-server-proxy is missing. The picture below shows the data.</p>"
-    box = f'width="100%" height="{height_px}" style="border:1px solid #ccc"'
+    box = f'width="100%" height="{height_px}" style="border:1px solid #ccc" loading="lazy" onload="{REST}"'
     return (f'<iframe src="{url}" {box}></iframe>'
             f'<p><a href="{url}" target="_blank">Open the 3D viewer in its own tab</a></p>')

@@ -131,7 +131,7 @@ class Browser:
 
     def __init__(self, play, folder: Path):
         self.context = play.chromium.launch_persistent_context(
-            str(folder / "profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1400, "height": 1400})
+            str(folder / "profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1200, "height": 1000})
         self.hosts, self.bytes = set(), 0
         self.context.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname))
         self.page = self.context.pages[0]
@@ -245,22 +245,22 @@ class Viewer:
 
     def show(self, layer, visible):
         self.frame.evaluate("([name, on]) => viewer.layerManager.getLayerByName(name).setVisible(on)", [layer, visible])
-        self.settle()
 
     def settle(self):
         """Wait until all blocks have come and are drawn, and two pictures in a row are the same."""
         self.frame.wait_for_function("() => viewer.display.isReady()", timeout=180_000, polling=200)
-        last = None
+        self.seen = None
         for _ in range(40):
             now = self.place.screenshot()
-            if now == last:
+            if now == self.seen:
                 return
-            last = now
+            self.seen = now
             time.sleep(0.4)
 
     def picture(self):
-        """Return what is seen now: (y, x, rgb) uint8."""
-        return pixels(self.place.screenshot())
+        """Return what is seen once nothing moves any more: (y, x, rgb) uint8."""
+        self.settle()
+        return pixels(self.seen)
 
     def drawn_by(self, layer):
         """Return the pixels (y, x) that change when a layer is hidden, and what they were (n, rgb)."""

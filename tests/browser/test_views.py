@@ -110,6 +110,7 @@ def test_01_the_viewer_shows_the_movie_and_its_points(lab):
         stack.show("raw", True)
         assert (stack.picture() != flat).any(-1).mean() > 0.01
         stack.show("raw", False)
+        stack.settle()
         lab.shot(stack.place, "01-stack")
 
 
@@ -194,6 +195,7 @@ def test_07_a_threshold_moves_the_outlines_and_labels_are_drawn(lab):
     assert (viewer.picture().max(-1) < 10).mean() < 0.99
     lab.shot(viewer.place, "07-labels")
     viewer.show("activation", True)
+    viewer.settle()
     lab.shot(viewer.place, "07-activation")
 
 
