@@ -19,8 +19,8 @@ from cellfm_nb.segment.instances import FeatureGrid, blobs_of
 AROUND_PUNCTA = (3.0, 5.0, 5.0)                             # Gaussian of their background, in units of the PSF sigma
 PATCH, EDGE = 3.0, 0.2                                      # voxels of outline that move together, and how far
 POSITION = ["z", "y", "x"]
-COLUMNS = ["frame", "label", "z", "y", "x", "z_um", "y_um", "x_um", "mass", "mass_sd", "volume_um3", "score", "p_value",
-           "sd_z_um", "sd_y_um", "sd_x_um", "long_um", "middle_um", "short_um"]
+COLUMNS = ["frame", "label", "z", "y", "x", "z_um", "y_um", "x_um", "mass", "mass_sd", "amplitude", "volume_um3",
+           "score", "p_value", "sd_z_um", "sd_y_um", "sd_x_um", "long_um", "middle_um", "short_um"]
 
 
 def object_table(
@@ -42,10 +42,11 @@ def object_table(
     Returns
     -------
     One row an object, by label: frame, label, z, y, x (voxels), z_um, y_um, x_um, mass and mass_sd (unit of `volume`,
-    summed over voxels), volume_um3, score, p_value, sd_z_um, sd_y_um, sd_x_um, the mask's axes long_um, middle_um,
-    short_um (`axes_um`), d0... An object the PSF explains has its fitted centre (the intensity-weighted centroid under
-    a Gaussian window, which nearby light does not pull) and the light of the whole fitted blob; a larger one the
-    intensity-weighted centroid and the light within its mask.
+    summed over voxels), amplitude (unit of `volume`, height of the fitted blob's peak), volume_um3, score, p_value,
+    sd_z_um, sd_y_um, sd_x_um, the mask's axes long_um, middle_um, short_um (`axes_um`), d0... An object the PSF
+    explains has its fitted centre (the intensity-weighted centroid under a Gaussian window, which nearby light does
+    not pull) and the light of the whole fitted blob; a larger one the intensity-weighted centroid and the light within
+    its mask.
     """
     v, spacing = check_volume(volume, spacing_um)
     flat = labels.ravel()
@@ -56,7 +57,7 @@ def object_table(
                          expected=f"at most {len(spots)}, one a spot", do="hand over the spots that made the labels")
     row, psf = name.astype(int) - 1, np.asarray(sigma_um, float)
     light, noise = own_light(v, labels > 0, spacing, np.array(AROUND_PUNCTA) * psf)
-    mass, mass_sd = blob_mass(light, spots, spacing, psf, noise)
+    mass, mass_sd, amplitude = blob_mass(light, spots, spacing, psf, noise)
     centroid, sd, inside = centroids(light, labels, name, noise)
     table = pd.DataFrame({"frame": frame, "label": name.astype(np.int64)}, columns=COLUMNS)
     extended = outgrows(count * spacing.prod(), spots.iloc[row], psf)
@@ -67,7 +68,7 @@ def object_table(
     table[["z_um", "y_um", "x_um"]] = table[POSITION].to_numpy(float) * spacing
     table["mass"] = np.where(extended, inside, mass[row])
     table["mass_sd"] = np.where(extended, noise * np.sqrt(count), mass_sd[row])
-    table["volume_um3"] = count * spacing.prod()
+    table["amplitude"], table["volume_um3"] = amplitude[row], count * spacing.prod()
     table["score"], table["p_value"] = spots["score"].to_numpy()[row], spots["p_value"].to_numpy()[row]
     return with_shapes(table, labels, spacing, features)
 
@@ -88,8 +89,9 @@ def body_table(
     -------
     One row a body, by label, with the columns of `object_table`: the intensity-weighted centroid, the light within the
     mask above the light around it, score = that light over its standard deviation were there only background, p_value
-    of a Gaussian. The errors hold the noise within the body, its texture counted as noise, and one of the outline:
-    every patch of it, `PATCH` voxels wide, may lie `EDGE` of a voxel further in or out.
+    of a Gaussian; amplitude is nan, as no blob is fitted. The errors hold the noise within the body, its texture
+    counted as noise, and one of the outline: every patch of it, `PATCH` voxels wide, may lie `EDGE` of a voxel further
+    in or out.
     """
     v, spacing = check_volume(volume, spacing_um)
     name, count = np.unique(labels[labels > 0], return_counts=True)
@@ -103,7 +105,7 @@ def body_table(
     table[POSITION], table["mass"], table["volume_um3"] = centroid, mass, size
     table[["sd_z_um", "sd_y_um", "sd_x_um"]] = np.hypot(sd, edge_place) * spacing
     table[["z_um", "y_um", "x_um"]] = centroid * spacing
-    table["mass_sd"] = np.hypot(noise * np.sqrt(count), edge_mass)
+    table["mass_sd"], table["amplitude"] = np.hypot(noise * np.sqrt(count), edge_mass), np.nan
     table["score"] = mass / (quiet * np.sqrt(count))
     table["p_value"] = np.maximum(norm.sf(table["score"].to_numpy(float)), 1e-300)
     return with_shapes(table, labels, spacing, features)
@@ -181,14 +183,14 @@ def own_light(
 
 def blob_mass(
     light: np.ndarray, spots: pd.DataFrame, spacing: np.ndarray, psf: np.ndarray, noise: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the light of every fitted blob and its standard deviation, by least squares over all blobs together.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return every fitted blob's light, its standard deviation, and its height, by least squares over all together.
 
     With positions and sizes from the fit the amplitudes are linear: neighbours share voxels without counting them
     twice, and the weights are those of optimal extraction (Naylor 1998).
     """
     if not len(spots):
-        return np.zeros(0), np.zeros(0)
+        return np.zeros(0), np.zeros(0), np.zeros(0)
     blobs = blobs_of(spots)
     sigma = blobs.sigma_px(spacing, psf)
     flat, inside, offset = patch_grid(blobs, light.shape, sigma, 1.5 * psf / spacing)
@@ -199,7 +201,8 @@ def blob_mass(
     amplitude = lsqr(design, light.ravel()[used].astype(float), atol=1e-8, btol=1e-8)[0]
     integral = (2 * np.pi) ** 1.5 * sigma.prod(1)
     floor = noise / np.sqrt((g**2).sum(1)) * integral                                 # were size and place known
-    return amplitude * integral, np.maximum(spots["sd_log_mass"].to_numpy(float) * np.abs(amplitude) * integral, floor)
+    mass = amplitude * integral
+    return mass, np.maximum(spots["sd_log_mass"].to_numpy(float) * np.abs(mass), floor), amplitude
 
 
 def centroids(

@@ -27,8 +27,8 @@ NEVER = np.iinfo(int).max
 class Chains:
     """Join objects, sorted by frame, into chains.
 
-    Parameters: x (d, n) um; frame (n,) ascending; identity (k, n), log mass first; relative (k, n), variance of each
-    identity up to a factor; voxel_um (d,); max_gap, frames a track may go unseen; scales to be taken as they are, the
+    Parameters: x (d, n) um; frame (n,) ascending; identity (k, n), log light first; relative (k, n), least variance of
+    each identity; voxel_um (d,); max_gap, frames a track may go unseen; scales to be taken as they are, the
     identities then free of bleaching (None: estimated).
     After `run`, `succ` and `pred` (n,) give each object's next and previous one (-1: none), `events` the splits and
     merges, `confidence` (n,) that of the link or event into each object (nan: none), `scales` the movie's scales.

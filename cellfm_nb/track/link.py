@@ -57,13 +57,14 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
 
     Parameters
     ----------
-    objects : one row per object: frame, z_um, y_um, x_um, and where there are label, mass, mass_sd, volume_um3, z,
-        y, x, d0, d1, ... (descriptor). Any order; frames may be empty.
+    objects : one row per object: frame, z_um, y_um, x_um, and where there are label, mass, mass_sd, amplitude (height
+        of its peak, any linear unit), volume_um3, z, y, x, d0, d1, ... (descriptor). Any order; frames may be empty.
     spacing_um : voxel (z, y, x) in micrometre; positions are taken to be no better known than a fiftieth of it.
     dt_s : time between frames in seconds.
     max_gap_frames : a track may go unseen for this many frames.
-    identity : what tells objects apart beside their motion: "none", "mass" (bleaching taken out), or "descriptor"
-        (mass and d0, d1, ...; their noise is taken as independent). Each counts as much as it stays constant.
+    identity : what tells objects apart beside their motion: "none", "mass" (bleaching taken out; with amplitude and
+        mass_sd the size too), or "descriptor" (also d0, d1, ...; their noise is taken as independent). Each counts as
+        much as it stays constant.
     events : whether to look for splits and merges.
     window_frames : frames linked at once (None: all, unless there are more than a million objects): a long movie
         takes bounded memory, and the links are those of the whole, but for the scales, which one window tells.

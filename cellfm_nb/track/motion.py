@@ -29,8 +29,8 @@ class Scales:
     gap : (max_gap_frames + 1,) probability that the next detection comes 1, 2, ... frames later.
     birth_per_um3 : new tracks per um^3 and frame (not from splits); present_per_um3: objects per um^3.
     end : probability per frame that a track ends (not in an event).
-    identity_mean, identity_var : (k,) population of log mass (and descriptors).
-    noise, walk : (k,) variance factor of one measurement; variance of the slow change per frame.
+    identity_mean, identity_var : (k,) population of log light (log size, descriptors).
+    noise, walk : (k,) factor on the variance of one measurement, >= 1; variance of the slow change per frame.
     outlier : probability that an identity cue misleads (overlap, bad fit).
     bleach : fall of log mass per frame.
     event_rate, event_um2 : (2,) split, merge: events per object and frame; variance of the parts' separation per axis.

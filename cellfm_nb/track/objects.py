@@ -10,6 +10,7 @@ from cellfm_nb.errors import InputError
 POSITION = ["z_um", "y_um", "x_um"]
 IDENTITIES = ("none", "mass", "descriptor")
 FAINT = 0.05           # masses below this share of the median are raised to it before the log
+UNSTATED = 0.001       # standard deviation of a cue whose error nobody states: none is better known
 
 
 def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], dt_s: float, max_gap_frames: int,
@@ -48,7 +49,13 @@ def check_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float],
 
 
 def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return what tells objects apart, (k, n) log mass and descriptors, and its variance up to a factor, (k, n)."""
+    """Return what tells objects apart, (k, n), log light first, then size, descriptors; and its least variance, (k, n).
+
+    A fit errs in the height of a peak and in its width in opposite senses: of mass = height x volume it knows
+    sqrt(mass x height) best, the light at the typical size, and apart from it the volume, mass / height, about half as
+    well. Where the heights (amplitude) or all errors (mass_sd) are missing, the light is the mass and no size counts.
+    The least variance is the stated one; where none is stated, that of a cue known to `UNSTATED`.
+    """
     rows, variances = [np.zeros((0, len(objects)))], [np.zeros((0, len(objects)))]
     mass = objects["mass"].to_numpy(float) if "mass" in objects else np.array([])
     if identity != "none" and (mass > 0).any():
@@ -57,15 +64,22 @@ def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray,
         sd = objects["mass_sd"].to_numpy(float) if "mass_sd" in objects else np.full(len(mass), np.nan)
         known = np.isfinite(sd) & (sd > 0)
         share = np.where(known, sd, 0) / np.maximum(mass, 5 * FAINT * middle)
-        usual = np.median(share[known]) if known.any() else 1.0
-        rows.append(np.log(np.maximum(mass, FAINT * middle))[None])
-        variances.append((np.where(known, share, usual) ** 2)[None])
+        share = np.where(known, share, np.median(share[known]) if known.any() else UNSTATED)
+        light = np.log(np.maximum(mass, FAINT * middle))
+        height = objects["amplitude"].to_numpy(float) if "amplitude" in objects and known.any() else np.zeros(1)
+        if np.isfinite(height).all() and (height > 0).any():
+            size = light - np.log(np.maximum(height, FAINT * np.median(height[height > 0])))
+            rows.append(np.stack([light - size / 2, size]))
+            variances.append(np.stack([share**2, (2 * share) ** 2]))
+        else:
+            rows.append(light[None])
+            variances.append(share[None] ** 2)
     if identity == "descriptor":
         names = [c for c in objects if c[0] == "d" and c[1:].isdigit()]
         values = objects[names].to_numpy(float)
         _refuse_gaps(values, names)
         rows.append(((values - values.mean(0)) / (values.std(0) + 1e-12)).T)
-        variances.append(np.ones_like(rows[-1]))
+        variances.append(np.full_like(rows[-1], UNSTATED**2))
     return np.concatenate(rows), np.concatenate(variances)
 
 

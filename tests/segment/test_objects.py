@@ -44,6 +44,15 @@ def test_light_is_unbiased_linear_and_its_error_real(scene):
     np.testing.assert_allclose(scaled["mass"], 3 * table["mass"], rtol=1e-3)
 
 
+def test_amplitude_is_the_height_of_the_peak_in_the_units_of_the_volume(scene):
+    _, table = measured(scene, 8.0)
+    assert table["amplitude"].median() == pytest.approx(8.0, rel=0.08)
+    integral = (2 * np.pi) ** 1.5 * np.prod(np.array(scene.sigma_um) / scene.spacing_um)
+    assert (table["mass"] / table["amplitude"]).median() == pytest.approx(integral, rel=0.15)
+    _, scaled = measured(scene, 8.0, gain=3.0, offset=100.0)
+    np.testing.assert_allclose(scaled["amplitude"], 3 * table["amplitude"], rtol=1e-3)
+
+
 def test_weighted_centroid_beats_the_geometric_one(scene):
     true = np.array([[3.05, 3.04, 3.07]])
     errors = []
@@ -155,6 +164,7 @@ def test_bodies_have_the_columns_of_puncta_and_honest_errors():
         error = mine[["z_um", "y_um", "x_um"]].to_numpy() - place[pair.true]
         pulls.append(error / mine[["sd_z_um", "sd_y_um", "sd_x_um"]].to_numpy())
         assert (mine["p_value"] < 1e-9).all() and (mine["score"] > 20).all()
+        assert table["amplitude"].dtype == float and table["amplitude"].isna().all()
     spread = 1.4826 * np.median(np.abs(np.concatenate(pulls)))
     assert 0.4 < spread < 1.6, spread
 
