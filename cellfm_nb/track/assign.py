@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
 BEAM = 64            # partial solutions kept per tail: bounds time where groups of hypotheses grow large
 ROUNDS = 2           # of setting aside pairs that nobody could outbid
 CHUNK = 1000         # pairs assigned at once
+SMALL = 10_000       # rows times columns up to which a full table is faster than a sparse one
 PRICE_ROUNDS = 200   # longest alternating path followed; beyond it prices are too low, which only costs time
 
 
@@ -65,16 +67,22 @@ def second(group: np.ndarray, value: np.ndarray, n: int) -> np.ndarray:
 
 
 def _assign(a: np.ndarray, b: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Return which pairs are chosen, a mask (q,), by sparse Jonker-Volgenant; a row's own column keeps it single."""
+    """Return which pairs are chosen, a mask (q,), by Jonker-Volgenant; sparse: a row's own column keeps it single."""
     (rows, row), (cols, col) = np.unique(a, return_inverse=True), np.unique(b, return_inverse=True)
     n, m = len(rows), len(cols)
+    pick = np.full(n, -1)
+    if n * m <= SMALL:
+        table = np.zeros((n, m))                                     # a pair that is none gains 0, as being single
+        table[row, col] = -gain
+        r, c = linear_sum_assignment(table)
+        pick[r] = c
+        return pick[row] == col
     i, j = np.concatenate([row, np.arange(n)]), np.concatenate([col, m + np.arange(n)])
     top = gain.max() + 1
     cost = np.concatenate([top - gain, np.full(n, top)])             # > 0: a stored zero would be no edge
     order = np.lexsort((j, i))
     start = np.searchsorted(i[order], np.arange(n + 1))
     r, c = min_weight_full_bipartite_matching(csr_array((cost[order], j[order], start), shape=(n, m + n)))
-    pick = np.full(n, -1)
     pick[r] = c
     return pick[row] == col
 

@@ -86,12 +86,12 @@ class Chains:
         for t in range(self.last - self.first):
             i, j = pairs[at[t]:at[t + 1]].T
             here, then, end = self.begin[t:t + 3]
-            size, gain = (then - here, end - then), self.gain(i, j)
+            size, gain = (then - here, end - then), self.gain(i, j, onward=True)
             chosen = assign(i - here, j - then, gain, *size)
             self.join(i[chosen], j[chosen], confidence(i - here, j - then, gain, *size)[chosen], [])
             self.settle(j[chosen])
             self.advance(j[chosen], self.pred)
-        self.rivals = [pairs]
+        self.rivals, self.source[:self.n] = [pairs], self.pred         # the past is up to date, not the future
         self.refilter(afresh=False)
 
     def competing(self, near: Candidates, sweep: int) -> np.ndarray:
@@ -136,10 +136,12 @@ class Chains:
 
     def advance(self, rows: np.ndarray, source: np.ndarray) -> None:
         """Bring `rows` of the filter up to date with where they come from."""
-        self.tell.reset(rows, *self.measured, self.scales)
-        rows = rows[source[rows] >= 0]
+        at = source[rows]
+        led = at >= 0
+        if not led.all():
+            self.tell.reset(rows[~led], *self.measured, self.scales)
+            rows, at = rows[led], at[led]
         if len(rows):
-            at = source[rows]
             self.tell.step(at, rows, pick(self.place, rows) - pick(self.place, at), self.time[rows] - self.time[at],
                            *self.measured, self.scales)
 
@@ -173,9 +175,9 @@ class Chains:
         self.join(i[chosen], j[chosen], confidence(i, j, gain, self.n, self.n)[chosen], events)
         self.settle(j[chosen])
 
-    def gain(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Return the gain (nats) of linking i and j, (q,)."""
-        return link_gain(self.past, self.future, i, j, pick(self.x, j) - pick(self.x, i),
+    def gain(self, i: np.ndarray, j: np.ndarray, onward: bool = False) -> np.ndarray:
+        """Return the gain (nats) of linking i and j, (q,); onward: nothing comes after the j yet."""
+        return link_gain(self.past, None if onward else self.future, i, j, pick(self.x, j) - pick(self.x, i),
                          self.frame[j] - self.frame[i], self.log_start, self.log_end, self.scales)
 
     def join(self, i: np.ndarray, j: np.ndarray, sure: np.ndarray | float, events: list[Event]) -> None:

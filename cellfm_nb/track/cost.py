@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cellfm_nb.track.motion import Filter, Scales, column, log_identity, log_link_motion, pick
+from cellfm_nb.track.motion import Filter, Scales, column, log_identity, log_link_motion, log_step, pick
 
 ROBUST = 1.4826            # median absolute deviation -> standard deviation of a Gaussian
 PRIOR_COUNT = 5.0          # weight, in links, of a scale's former value: keeps short movies from degenerate scales
@@ -20,12 +20,12 @@ IDENTITY_WEIGHT = 1.5      # a wrong identity spoils all that follows, a wrong s
 LEAST_WALK = 0.02          # no mass is exactly constant: a filter must not grow certain for ever
 
 
-def link_gain(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, dx: np.ndarray, g: np.ndarray,
+def link_gain(past: Filter, future: Filter | None, i: np.ndarray, j: np.ndarray, dx: np.ndarray, g: np.ndarray,
               log_start: np.ndarray, log_end: np.ndarray, scales: Scales) -> np.ndarray:
     """Return the log likelihood ratio (nats) of linking i to j, dx (d, q) away, against an end and a birth, (q,)."""
-    return (log_link_motion(past, future, i, j, dx, g, scales)
-            + IDENTITY_WEIGHT * log_identity(past, future, i, j, g, scales)
-            + np.log1p(-scales.end) + np.log(scales.gap[g - 1]) - log_start[j] - log_end[i])
+    motion = log_link_motion(past, future, i, j, dx, g, scales) if future else log_step(past, i, dx, g, scales)
+    return (motion + IDENTITY_WEIGHT * log_identity(past, future or past, i, j, g, scales)
+            + np.log1p(-scales.end) + np.log(scales.gap)[g - 1] - log_start[j] - log_end[i])
 
 
 def start_end_logs(frame: np.ndarray, first: int, last: int, scales: Scales) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cellfm_nb.track.assign import pack, prices
-from cellfm_nb.track.motion import Filter, Scales, column, log_normal, pick
+from cellfm_nb.track.motion import Filter, Scales, column, log_normal, log_step, pick
 
 if TYPE_CHECKING:
     from cellfm_nb.track.chains import Chains
@@ -53,16 +53,6 @@ class Hypotheses:
         split = self.kind == 0
         whole = np.where(split, self.own[:, 0], self.own[:, 2])
         return whole, np.where(split, self.own[:, 1], self.own[:, 0]), np.where(split, self.own[:, 2], self.own[:, 1])
-
-
-def log_step(tell: Filter, at: np.ndarray, dx: np.ndarray, g: np.ndarray, scales: Scales) -> np.ndarray:
-    """Return the log density (um^-d) of steps dx (d, q) by what one direction of time says of objects `at`, (q,)."""
-    p, step, pop = tell.p[at], g * column(scales.step_um2), column(scales.velocity_um2)
-    directed = p * scales.switch[1, 1] + (1 - p) * scales.switch[0, 1]
-    still = log_normal(dx, step) + np.log1p(-directed)
-    known = log_normal(dx - g * pick(tell.v, at), g * g * pick(tell.s, at) + step) + np.log(p * scales.switch[1, 1])
-    fresh = log_normal(dx, g * g * pop + step) + np.log((1 - p) * scales.switch[0, 1])
-    return np.logaddexp(still, np.logaddexp(known, fresh))
 
 
 def log_mass_sum(whole: Filter, part: Filter, a: np.ndarray, j: np.ndarray, k: np.ndarray,

@@ -76,6 +76,11 @@ def pick(x: np.ndarray, at: np.ndarray) -> np.ndarray:
     return out
 
 
+def clip(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return x within its bounds: on few numbers several times faster than numpy's own."""
+    return np.minimum(np.maximum(x, low), high)
+
+
 def log_normal(x: np.ndarray, var: np.ndarray) -> np.ndarray:
     """Return the log density of a zero-mean Gaussian with diagonal variance, summed over the first axis."""
     return -0.5 * (x * x / var + np.log(2 * np.pi * var)).sum(0)
@@ -129,8 +134,8 @@ class Filter:
         still = g * column(scales.step_um2)
         spread, rest = g * g * var + still, dx - g * mean
         worse = (dx * dx / still - rest * rest / spread).sum(0)
-        ratio = (1 - directed) / directed * np.sqrt((spread / still).prod(0)) * np.exp(np.clip(-0.5 * worse, -50, 50))
-        self.p[target] = np.clip(1 / (1 + ratio), LEAST, 1 - LEAST)
+        ratio = (1 - directed) / directed * np.sqrt((spread / still).prod(0)) * np.exp(clip(-0.5 * worse, -50, 50))
+        self.p[target] = clip(1 / (1 + ratio), LEAST, 1 - LEAST)
         gain = g * var / spread
         self.v[:, target] = mean + gain * rest
         self.s[:, target] = np.minimum((1 - g * gain) * var + VELOCITY_DRIFT * pop, pop)
@@ -138,6 +143,20 @@ class Filter:
             w, new = pick(self.w, source) + g * column(scales.walk), pick(noise_var, target)
             self.w[:, target] = w * new / (w + new)
             self.m[:, target] = (pick(self.m, source) * new + pick(identity, target) * w) / (w + new)
+
+
+def log_step(tell: Filter, at: np.ndarray, dx: np.ndarray, g: np.ndarray, scales: Scales) -> np.ndarray:
+    """Return the log density (um^-d) of steps dx (d, q) by what one direction of time says of objects `at`, (q,)."""
+    mix, p, noise, gg = scales.switch, tell.p[at], g * column(scales.step_um2), g * g
+    known, fresh = p * mix[1, 1], (1 - p) * mix[0, 1]                # directed as before, or from now on
+    spreads = noise, gg * column(scales.velocity_um2) + noise, gg * pick(tell.s, at) + noise
+    square = dx * dx
+    far = np.stack([(square / spreads[0]).sum(0), (square / spreads[1]).sum(0),
+                    ((dx - g * pick(tell.v, at)) ** 2 / spreads[2]).sum(0)])
+    near = far.min(0)
+    weights = np.exp(0.5 * (near - far)) / np.sqrt(np.stack([s.prod(0) for s in spreads]))
+    weights *= np.stack([1 - known - fresh, fresh, known])
+    return np.log(weights.sum(0)) - 0.5 * (near + len(dx) * np.log(2 * np.pi))
 
 
 def log_link_motion(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, dx: np.ndarray, g: np.ndarray,
