@@ -56,23 +56,24 @@ class Candidates:
 
         Waits are all of one sign, and all 1 or all longer. headed : leave out what is only near the place.
         """
-        c, most, then = self.chains, self.most(np.abs(wait)), self.chains.frame[objects] + wait
-        some = (most > 0) & (then >= c.first) & (then <= c.last)
-        objects, wait, most, then = objects[some], wait[some], most[some], then[some]
+        c, long, then = self.chains, np.abs(wait) - 1, self.chains.frame[objects] + wait
+        waits, unit = np.arange(1, self.chains.max_gap + 2), column(self.unit)
+        most, spread = self.most(waits), np.sqrt(self.variance(column(waits))).T         # (w,), (d, w) of each wait
+        some = (most[long] > 0) & (then >= c.first) & (then <= c.last)
+        objects, wait, long, then = objects[some], wait[some], long[some], then[some]
         if not len(objects):
             return np.zeros((0, 2), int)
-        spread, unit = np.sqrt(self.variance(np.abs(wait)[:, None])).T, column(self.unit)
         place = pick(c.x, objects) / unit
         move = wait * pick((c.past if wait[0] > 0 else c.future).v, objects)
-        ahead = np.flatnonzero(((move / spread) ** 2).sum(0) > 0.25)            # else it is the same place
+        ahead = np.flatnonzero(((move / pick(spread, long)) ** 2).sum(0) > 0.25)   # else it is the same place
         still = np.arange(0 if headed else len(objects))
         at = np.concatenate([still, ahead])
-        place = np.concatenate([place[:, still], place[:, ahead] + move[:, ahead] / unit], 1)
-        bound = min((np.sqrt(2 * most) * (spread / unit).max(0)).max(), self.apart / 2)
+        place = np.concatenate([place[:, still], pick(place, ahead) + pick(move, ahead) / unit], 1)
+        bound = min((np.sqrt(2 * np.maximum(most, 0)) * (spread / unit).max(0))[long].max(), self.apart / 2)
         k = np.arange(1, min(NEIGHBOURS if abs(wait[0]) == 1 else OVER_GAPS, c.n) + 1)
         near = self.tree.query(np.concatenate([place, self.apart * then[at][None]]).T, k, distance_upper_bound=bound)[1]
-        row, rank = np.nonzero(near < c.n)
-        return np.column_stack([objects[at[row]], near[row, rank]])
+        found = np.flatnonzero(near < c.n)
+        return np.column_stack([objects[at[found // len(k)]], near.ravel()[found]])
 
     def variance(self, wait: int | np.ndarray) -> np.ndarray:
         """Return the variance (..., d) um^2 of how far an object, or a part after a split, may go in `wait` frames."""
@@ -94,9 +95,11 @@ class Candidates:
         i, j = pairs.T
         wait = c.frame[j] - c.frame[i]
         move = pick(c.x, j) - pick(c.x, i)
-        variance = pick(self.variance(np.arange(c.max_gap + 2)[:, None]).T, wait)
-        far = np.min([((move - wait * u) ** 2 / variance).sum(0)
-                      for u in (0.0, pick(c.past.v, i), pick(c.future.v, j))], axis=0)
+        weight = pick(1 / self.variance(np.arange(1, c.max_gap + 2)[:, None]).T, wait - 1)
+        far = (move * move * weight).sum(0)
+        for v in (pick(c.past.v, i), pick(c.future.v, j)):
+            rest = move - wait * v
+            far = np.minimum(far, (rest * rest * weight).sum(0))
         return pairs[far <= 2 * self.most(wait, c.log_start[j], c.log_end[i])]
 
     def unique(self, found: list[np.ndarray]) -> np.ndarray:

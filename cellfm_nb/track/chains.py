@@ -49,7 +49,7 @@ class Chains:
         self.first, self.last = int(frame[0]), int(frame[-1])
         self.begin = np.searchsorted(frame, np.arange(self.first, self.last + 2))
         # both directions of time are filtered at once: row k is the past of object k, row n + k its future
-        self.place, self.time = np.concatenate([x, -x], 1), np.concatenate([frame, -frame])
+        self.place, self.time = np.concatenate([x, -x], 1), np.concatenate([frame, -frame]).astype(float)
         self.waves = [np.concatenate([self.objects(self.first + k, self.first + k),
                                       self.n + self.objects(self.last - k, self.last - k)])
                       for k in range(self.last - self.first + 1)]

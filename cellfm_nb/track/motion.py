@@ -69,11 +69,8 @@ def column(x: np.ndarray) -> np.ndarray:
 
 
 def pick(x: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Return the columns `at` (q,) of x (d, n), (d, q): row by row, several times faster than numpy's own indexing."""
-    out = np.empty((len(x), len(at)), x.dtype)
-    for row, into in zip(x, out, strict=True):
-        row.take(at, out=into, mode="clip")                          # "raise" would buffer; no index is out of range
-    return out
+    """Return the columns `at` (q,) of x (d, n), (d, q): several times faster than indexing with a slice."""
+    return x.take(at, axis=1)
 
 
 def clip(x: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -167,7 +164,7 @@ def log_link_motion(past: Filter, future: Filter, i: np.ndarray, j: np.ndarray, 
     from the past, from the future, from both, or from the population. With `modes` also returns the probability
     that each step is directed (q,), and the expected mode pairs (q, 2, 2) of the step before and this one.
     """
-    mix, (pi_b, pi_d) = scales.switch, scales.stationary
+    mix, (pi_b, pi_d), g = scales.switch, scales.stationary, g.astype(float)
     pop, p, q = column(scales.velocity_um2), past.p[i], future.p[j]
     v1, s1, v2, s2 = pick(past.v, i), pick(past.s, i), pick(future.v, j), pick(future.s, j)
     after_b = mix[0, 0] * (1 - q) / pi_b + mix[0, 1] * q / pi_d     # what the future says of a Brownian step
