@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
@@ -80,7 +81,7 @@ def jupyter(folder, workspace, base_url="/", hub=False, parameters=None):
         file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
-    own = {f"JUPYTER_{kind}_DIR": str(folder / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    own = {f"JUPYTER_{kind}_DIR": str(folder / kind.lower()) for kind in ("CONFIG", "DATA")}
     env = {k: v for k, v in os.environ.items() if k not in ("CELLFM_HEADLESS", "CI")} | own | {
         "CELLFM_HOME": str(folder), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "XDG_STATE_HOME": str(folder / "state")}
@@ -89,9 +90,10 @@ def jupyter(folder, workspace, base_url="/", hub=False, parameters=None):
     port = free_port()
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}",
                "--ServerApp.port_retries=0", "--ip=127.0.0.1", "--IdentityProvider.token=", f"--notebook-dir={folder}",
-               f"--ServerApp.base_url={base_url}", "--LabApp.expose_app_in_browser=True", *QUIET]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+               f"--ServerApp.base_url={base_url}", "--LabApp.expose_app_in_browser=True",
+               "--KernelManager.transport=ipc", *QUIET]  # a port seen free may be taken before a slow kernel binds it
+    with (folder / "server.log").open("w") as log, tempfile.TemporaryDirectory() as runtime:  # sockets: a short path
+        server = subprocess.Popen(command, env=env | {"JUPYTER_RUNTIME_DIR": runtime}, stdout=log, stderr=log)
         try:
             address = f"http://127.0.0.1:{port}{base_url}"
             wait_for(lambda: answers(address + "api"), 90, "the server does not answer")
@@ -131,7 +133,7 @@ class Browser:
 
     def __init__(self, play, folder: Path):
         self.context = play.chromium.launch_persistent_context(
-            str(folder / "profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1200, "height": 1000})
+            str(folder / "profile"), executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1400, "height": 1250})
         self.hosts, self.bytes = set(), 0
         self.context.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname))
         self.page = self.context.pages[0]
