@@ -42,11 +42,11 @@ def mutual_neighbours(x: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.
     """Return indices (i, j) of objects, x (n, d), of consecutive frames that are each other's nearest."""
     apart = 2 * float(np.ptp(x, 0).sum() if len(x) else 0.0) + 1.0   # between frames: more than any distance in one
     tree = cKDTree(np.column_stack([x, apart * frame]), balanced_tree=False, compact_nodes=False)
-    far, near = tree.query(np.column_stack([x, apart * (frame + 1)]), distance_upper_bound=apart / 2)
+    i = np.flatnonzero(np.isin(frame + 1, frame))                    # a search where nothing is takes longest
+    far, near = tree.query(np.column_stack([x[i], apart * (frame[i] + 1)]), distance_upper_bound=apart / 2)
     order = np.argsort(far, kind="stable")                           # of those nearest to one, the nearest is mutual
-    order = order[np.isfinite(far[order])]
     j, at = np.unique(near[order], return_index=True)
-    return order[at], j
+    return i[order[at]], j
 
 
 def some_neighbours(x: np.ndarray, frame: np.ndarray, enough: int) -> tuple[np.ndarray, np.ndarray]:

@@ -101,8 +101,7 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
                           scales)
     ids = joined.chain_ids()
     found = event_table(joined.events, objects, ids)
-    parents = {int(c): int(p) for kind, p, c in zip(found["kind"], found["parents"], found["children"], strict=True)
-               if kind == "split" for c in c.split(";")}
+    parents = {int(ids[c]): int(ids[e.parents[0]]) for e in joined.events if e.kind == "split" for c in e.children}
     tracks = track_table(objects, ids, spacing_um, dt_s, joined.confidence, parents)
     return Linking(tracks, found, joined.scales, dt_s)
 
