@@ -9,8 +9,8 @@ from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite
 
 BEAM = 64            # partial solutions kept per tail: bounds time where groups of hypotheses grow large
 ROUNDS = 2           # of setting aside pairs that nobody could outbid
-CHUNK = 1000         # pairs assigned at once
-SMALL = 10_000       # rows times columns up to which a full table is faster than a sparse one
+CHUNK = 200          # pairs assigned at once
+SMALL = 40_000       # rows times columns up to which a full table is faster than a sparse one
 PRICE_ROUNDS = 200   # longest alternating path followed; beyond it prices are too low, which only costs time
 
 
