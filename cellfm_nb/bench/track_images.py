@@ -14,6 +14,7 @@ from cellfm_nb.bench.track import METRICS, RADII_UM, best, over_seeds
 from cellfm_nb.curate import fit_noise, normalize
 from cellfm_nb.score.tracks import score_tracks
 from cellfm_nb.segment import detect_movie
+from cellfm_nb.segment.objects import fitted_light
 from cellfm_nb.simulate import Scene, scenario, scenario_optics
 from cellfm_nb.track import link_objects, link_with
 
@@ -40,7 +41,7 @@ def rows(seeds: Sequence[int] = tuple(SEEDS), snr: float = 4.0) -> Iterator[Row]
 def found_in_images(scene: Scene) -> pd.DataFrame:
     """Return what our detector finds in the rendered frames of a scene, one row per object with its frame.
 
-    mass is the light of the fitted blob, as notebook 07 measures it, and mass_sd its error.
+    mass is the light of the fitted blob, by which notebook 08 links too, and mass_sd its error.
     """
     def frames() -> Iterator[np.ndarray]:
         for t in range(scene.config.shape[0]):
@@ -49,9 +50,8 @@ def found_in_images(scene: Scene) -> pd.DataFrame:
 
     tables = detect_movie(frames(), scene.config.spacing_um, scene.psf.sigma_um)
     found = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
-    width = np.sqrt(np.square(scene.psf.sigma_um) + found[["scale"]].to_numpy() ** 2)      # (n, 3) um
-    mass = found["amplitude"] * width.prod(1)
-    return found.assign(mass=mass, mass_sd=found["sd_log_mass"] * mass.abs())
+    mass, mass_sd = fitted_light(found, scene.psf.sigma_um)
+    return found.assign(mass=mass, mass_sd=mass_sd)
 
 
 def image_scores(scene: Scene, objects: pd.DataFrame) -> dict[str, dict]:

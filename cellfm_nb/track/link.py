@@ -57,8 +57,9 @@ def link_objects(objects: pd.DataFrame, spacing_um: tuple[float, float, float], 
 
     Parameters
     ----------
-    objects : one row per object: frame, z_um, y_um, x_um, and where there are label, mass, mass_sd, amplitude (height
-        of its peak, any linear unit), volume_um3, z, y, x, d0, d1, ... (descriptor). Any order; frames may be empty.
+    objects : one row per object: frame, z_um, y_um, x_um, and where there are label, mass, mass_sd, light and light_sd
+        (in place of mass: `segment.objects.object_table`), amplitude (height of its peak, any linear unit), volume_um3,
+        z, y, x, d0, d1, ... (descriptor). Any order; frames may be empty.
     spacing_um : voxel (z, y, x) in micrometre; positions are taken to be no better known than a fiftieth of it.
     dt_s : time between frames in seconds.
     max_gap_frames : a track may go unseen for this many frames.

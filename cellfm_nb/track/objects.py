@@ -54,14 +54,16 @@ def identity_features(objects: pd.DataFrame, identity: str) -> tuple[np.ndarray,
     A fit errs in the height of a peak and in its width in opposite senses: of mass = height x volume it knows
     sqrt(mass x height) best, the light at the typical size, and apart from it the volume, mass / height, about half as
     well. Where the heights (amplitude) or all errors (mass_sd) are missing, the light is the mass and no size counts.
-    The least variance is the stated one; where none is stated, that of a cue known to `UNSTATED`.
+    The least variance is the stated one; where none is stated, that of a cue known to `UNSTATED`. Where the table has
+    the light of the fit that found the objects (light, light_sd), it stands for the mass, which is measured anew.
     """
     rows, variances = [np.zeros((0, len(objects)))], [np.zeros((0, len(objects)))]
-    mass = objects["mass"].to_numpy(float) if "mass" in objects else np.array([])
+    kind = "light" if "light" in objects and np.isfinite(objects["light"]).all() else "mass"   # bodies have no light
+    mass = objects[kind].to_numpy(float) if kind in objects else np.array([])
     if identity != "none" and (mass > 0).any():
-        _refuse_gaps(mass[:, None], ["mass"])
+        _refuse_gaps(mass[:, None], [kind])
         middle = np.median(mass[mass > 0])
-        sd = objects["mass_sd"].to_numpy(float) if "mass_sd" in objects else np.full(len(mass), np.nan)
+        sd = objects[f"{kind}_sd"].to_numpy(float) if f"{kind}_sd" in objects else np.full(len(mass), np.nan)
         known = np.isfinite(sd) & (sd > 0)
         share = np.where(known, sd, 0) / np.maximum(mass, 5 * FAINT * middle)
         share = np.where(known, share, np.median(share[known]) if known.any() else UNSTATED)

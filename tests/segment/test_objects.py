@@ -44,13 +44,15 @@ def test_light_is_unbiased_linear_and_its_error_real(scene):
     np.testing.assert_allclose(scaled["mass"], 3 * table["mass"], rtol=1e-3)
 
 
-def test_amplitude_is_the_height_of_the_peak_in_the_units_of_the_volume(scene):
+def test_the_light_that_tells_objects_apart_is_the_fits_own(scene):
     _, table = measured(scene, 8.0)
     assert table["amplitude"].median() == pytest.approx(8.0, rel=0.08)
-    integral = (2 * np.pi) ** 1.5 * np.prod(np.array(scene.sigma_um) / scene.spacing_um)
-    assert (table["mass"] / table["amplitude"]).median() == pytest.approx(integral, rel=0.15)
-    _, scaled = measured(scene, 8.0, gain=3.0, offset=100.0)
-    np.testing.assert_allclose(scaled["amplitude"], 3 * table["amplitude"], rtol=1e-3)
+    volume = np.prod(scene.sigma_um)
+    assert (table["light"] / table["amplitude"]).median() == pytest.approx(volume, rel=0.15)
+    error = 1.4826 * (table["light"] / (8.0 * volume) - 1).abs().median()
+    assert error == pytest.approx((table["light_sd"] / table["light"]).median(), rel=0.6)
+    _, scaled = measured(scene, 8.0, gain=3.0, offset=100.0)  # it does not follow the units of the volume
+    np.testing.assert_allclose(scaled[["amplitude", "light"]], table[["amplitude", "light"]], rtol=1e-3)
 
 
 def test_weighted_centroid_beats_the_geometric_one(scene):

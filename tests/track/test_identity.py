@@ -56,6 +56,14 @@ def test_a_table_without_whole_amplitudes_is_linked_as_one_without(meeting: pd.D
                                   link_objects(unstated.drop(columns="amplitude"), SPACING, 2.0).tracks)
 
 
+def test_the_light_of_the_fit_stands_for_the_mass_where_every_object_has_one(meeting: pd.DataFrame) -> None:
+    plain = link_objects(meeting, SPACING, 2.0).tracks
+    wrong = meeting.assign(light=meeting["mass"], light_sd=meeting["mass_sd"], mass=meeting["mass"].to_numpy()[::-1])
+    assert (link_objects(wrong, SPACING, 2.0).tracks["track_id"] == plain["track_id"]).all()
+    bodies = meeting.assign(light=np.nan, light_sd=np.nan)
+    assert (link_objects(bodies, SPACING, 2.0).tracks["track_id"] == plain["track_id"]).all()
+
+
 def test_the_unit_of_the_amplitude_does_not_matter(meeting: pd.DataFrame) -> None:
     other = link_objects(meeting.assign(amplitude=250 * meeting["amplitude"]), SPACING, 2.0).tracks
     same = link_objects(meeting, SPACING, 2.0).tracks
