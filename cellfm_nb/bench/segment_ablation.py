@@ -53,7 +53,7 @@ def no_static(coarse: Any, block: Any, shape: tuple[int, ...]) -> np.ndarray:
 WITHOUT: dict[str, dict[str, Callable]] = {  # the idea, and what stands in for which function of it
     "objects in gaps": {"cellfm_nb.segment.movie.fill": no_gaps},
     "what other frames tell the fit": {"cellfm_nb.segment.refit.path_priors": no_priors},
-    "amplitudes learned": {"cellfm_nb.segment.movie.learn": nothing_learned},
+    "what the movie teaches": {"cellfm_nb.segment.movie.learn": nothing_learned},
     "static background": {"cellfm_nb.segment.movie.static_background": no_static},
 }
 

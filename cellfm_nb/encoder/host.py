@@ -11,7 +11,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of malloc.h (glibc)
 
 @cache
 def keep_freed_memory(kept: int = 2**28, largest: int = 2**25) -> bool:
-    """Let this process keep freed memory for its next tensors: a third less time where tensors take a few MiB.
+    """Let this process keep freed memory for its next tensors, which then cost no page faults.
 
     Parameters: kept, bytes that stay with the process at most; largest, bytes of a tensor so served (glibc allows
     32 MiB), larger ones go back as before.

@@ -204,7 +204,7 @@ def cell_statistics(cells: Tensor) -> Tensor:
     """Return mean, maximum and standard deviation over the last axis: (B, N, C, cells) -> (B, N, 3C)."""
     mean = cells.mean(dim=-1)
     apart = cells - mean[..., None]
-    variance = (apart * apart).mean(dim=-1)  # on a CPU many times as fast as var_mean, and as square, which is a power
+    variance = (apart * apart).mean(dim=-1)  # on a CPU faster than var_mean, and than square, which is a power
     return torch.cat([mean, cells.amax(dim=-1), (variance + 1e-6).sqrt()], dim=-1)
 
 

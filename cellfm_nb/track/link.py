@@ -22,6 +22,7 @@ from cellfm_nb.track.motion import Scales
 from cellfm_nb.track.objects import POSITION, check_objects, identity_features
 from cellfm_nb.track.review import apply_review, without_rejected_parents
 from cellfm_nb.track.scales import moving_axes, scale_table, write_scales
+from cellfm_nb.track.statistics import bleaching
 from cellfm_nb.track.window import join_objects
 
 TRACK_COLUMNS = ["track_id", "frame", "t_s", "z", "y", "x", *POSITION, "label", "mass", "volume_um3", "score",
@@ -46,7 +47,7 @@ class Linking:
 
     def scale_table(self) -> pd.DataFrame:
         """Return the scales a person asks for: quantity, value, unit."""
-        return scale_table(self.scales, self.dt_s, moving_axes(self.tracks))
+        return scale_table(self.scales, self.dt_s, moving_axes(self.tracks), bleaching(self.tracks, self.dt_s)[0])
 
 
 @busy("linking")

@@ -32,7 +32,7 @@ class Scales:
     identity_mean, identity_var : (k,) population of log light (log size, descriptors).
     noise, walk : (k,) factor on the variance of one measurement, >= 1; variance of the slow change per frame.
     outlier : probability that an identity cue misleads (overlap, bad fit).
-    bleach : fall of log mass per frame.
+    bleach : fall of log light per frame.
     event_rate, event_um2 : (2,) split, merge: events per object and frame; variance of the parts' separation per axis.
     """
 

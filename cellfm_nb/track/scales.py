@@ -39,11 +39,13 @@ def moving_axes(tracks: pd.DataFrame) -> np.ndarray:
     return np.ptp(x, axis=0) > 0 if len(x) else np.ones(3, bool)
 
 
-def scale_table(s: Scales | None, dt_s: float, axes: np.ndarray | None = None) -> pd.DataFrame:
+def scale_table(s: Scales | None, dt_s: float, axes: np.ndarray | None = None,
+                bleaching_s: float = np.nan) -> pd.DataFrame:
     """Return the scales a person asks for: quantity, value, unit; empty without scales.
 
     The diffusion coefficient is that of the Brownian step along the axes that vary (`moving_axes`; None: all), so it
-    contains the localisation noise: an upper bound. `diffusion` tells the two apart.
+    contains the localisation noise: an upper bound. `diffusion` tells the two apart. bleaching_s is measured on the
+    tracks' masses (`bleaching`): the light that links go by need not be linear in photons, `Scales.bleach` is its fall.
     """
     columns = ["quantity", "value", "unit"]
     if s is None:
@@ -62,7 +64,7 @@ def scale_table(s: Scales | None, dt_s: float, axes: np.ndarray | None = None) -
         ("merges", 100 * s.event_rate[1], "% of objects per frame"),
     ]
     if len(s.noise):
-        rows += [("bleaching time", dt_s / s.bleach if s.bleach > 1e-6 else np.inf, "s"),
-                 ("spread of log mass between objects", np.sqrt(s.identity_var[0]), "nats"),
-                 ("misleading masses", 100 * s.outlier, "%")]
+        rows += [("bleaching time", bleaching_s, "s"),
+                 ("spread of log light between objects", np.sqrt(s.identity_var[0]), "nats"),
+                 ("misleading light", 100 * s.outlier, "%")]
     return pd.DataFrame(rows, columns=columns)

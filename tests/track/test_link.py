@@ -139,6 +139,12 @@ def test_scales_are_those_of_the_scene(scene: tuple) -> None:
     assert value["unseen between two detections"] == pytest.approx(100 * 0.03, rel=0.6)
 
 
+def test_bleaching_is_told_of_the_masses_whatever_the_light_that_links_go_by(scene: tuple) -> None:
+    rooted = scene[1].assign(light=np.sqrt(scene[1]["mass"]), light_sd=0.05 * np.sqrt(scene[1]["mass"]))
+    value = link_objects(rooted, SPACING, 2.0).scale_table().set_index("quantity")["value"]
+    assert value["bleaching time"] == pytest.approx(120, rel=0.4)  # half as fast in the roots: 240
+
+
 def test_confidence_is_honest(dense_scene: tuple) -> None:
     """Links said to be certain are right; doubtful ones are wrong more often."""
     _, objects = dense_scene
