@@ -2,7 +2,8 @@
 
 What is claimed, which cell tests it, where its figure is read and when it would hold stands in ledger.yaml. No figure
 and no verdict is typed: a figure is read from the run's summary.json, from what a cell printed when the notebook was
-executed, or from a bench's rows beside the run; the verdict follows from the figure and the bounds.
+executed, or from a bench's rows beside the run; the verdict follows from the figure and the bounds. Of a bench that
+takes hours the package holds the rows of one day (`recorded`); where they stand in, the figure names the day.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import yaml
 from cellfm_nb.errors import InputError
 
 TABLE = Path(__file__).with_name("ledger.yaml")
+RECORDED = Path(__file__).with_name("recorded")  # BENCH.DATE.json, as `cellfm bench BENCH --json` wrote it
 HOLDS, WHEN, NOT, UNTESTABLE, NOT_RUN = VERDICTS = (
     "holds", "holds when", "does not hold here", "untestable here", "not run here")
 SEEDS = {"A": "SpatialDINO essay", "B": "Bright-4B and scaling abstracts", "C": "UCell", "D": "CellSAM"}
@@ -114,7 +116,8 @@ def read_claims(path: str | Path = TABLE) -> list[Claim]:
 def ledger(folder: str | Path) -> pd.DataFrame:
     """Make the ledger of a run: one row a claim, columns COLUMNS.
 
-    folder: of the run; what is missing in it (a notebook not run, no truth) makes a verdict "not run here".
+    folder: of the run; what is missing in it (a notebook not run, no truth) makes a verdict "not run here". Rows of a
+    bench beside the run (bench/NAME.json) go before the recorded ones.
     """
     run = Run(Path(folder))
     rows = []
@@ -122,6 +125,7 @@ def ledger(folder: str | Path) -> pd.DataFrame:
         values = {figure.name: run.value(claim, figure) for figure in claim.figures}
         told = "; ".join(f"{f.name}: {shown(values[f.name], f.unit)}" for f in claim.figures
                          if values[f.name] is not None)
+        told += "".join(f" (bench of {day}, not this run)" for day in run.recorded(claim))
         tested = f"{claim.notebook}, {claim.cell}" if claim.cell else "–"
         rows.append([claim.id, claim.claim, claim.source, tested, told or "–", claim.verdict(values),
                      claim.untestable or claim.note])
@@ -160,11 +164,22 @@ class Run:
             found = hits[-1 if source.get("take") == "last" else 0].replace(",", "") if hits else None
         else:
             bench, case, who = source["bench"]
-            rows = ((re.search(case, row["case"]), row) for row in self._json(f"bench/{bench}.json") or [])
+            rows = ((re.search(case, row["case"]), row) for row in self.bench(bench)[1])
             hit, row = next((pair for pair in rows if pair[0]), (None, None))
             found = None if hit is None else {"ours": row["ours"], "case": (*hit.groups(), None)[0]}.get(
                 who, row["peers"].get(who))
         return None if found is None else float(found)
+
+    def bench(self, name: str) -> tuple[str, list[dict]]:
+        """Return the rows of a bench and the day they were recorded on, "" where this run has its own."""
+        if own := self._json(f"bench/{name}.json"):
+            return "", own
+        path = max(RECORDED.glob(f"{name}.*.json"), default=None)
+        return (path.name.split(".")[1], json.loads(path.read_text(encoding="utf-8"))) if path else ("", [])
+
+    def recorded(self, claim: Claim) -> set[str]:
+        """Return the days of recorded benches that a claim's figures are read from."""
+        return {day for figure in claim.figures if figure.bench and (day := self.bench(figure.bench[0])[0])}
 
     def printed(self, notebook: str) -> dict[str, str]:
         """Return what each cell of an executed notebook printed or showed as text, by cell id."""

@@ -1,13 +1,17 @@
 """The ledger: every claim once, every named cell there, no figure typed, verdicts that follow from figures."""
 
 import json
+import re
+from datetime import date
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
 from cellfm_nb import claims
-from cellfm_nb.claims.ledger import TABLE, Claim, Figure, Run, read_claims, shown, within
+from cellfm_nb.bench import BENCHES
+from cellfm_nb.claims.ledger import RECORDED, TABLE, Claim, Figure, Run, read_claims, shown, within
 from cellfm_nb.errors import InputError
 from cellfm_nb.notebooks import listing
 
@@ -92,7 +96,34 @@ def test_a_quotient_by_nothing_is_no_number_and_never_holds(run):
     assert Claim("A41", "x.", "08", "check-x", (figure,), holds=(None, None)).verdict({"f": value}) == claims.NOT
 
 
-def test_an_empty_folder_has_a_ledger_without_a_figure(tmp_path):
+def test_a_recorded_bench_stands_in_until_the_run_has_its_own(tmp_path):
+    def row() -> pd.Series:
+        return claims.ledger(tmp_path).set_index("id").loc["A15"]
+
+    assert re.search(r"\(bench of \d{4}-\d\d-\d\d, not this run\)$", row()["our figure"])
+    cases = [("published losses | reference", 0.9), ("DINO alone |", 0.5), ("iBOT alone |", 0.6)]
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "ssl_ablation.json").write_text(
+        json.dumps([{"case": case, "ours": ap, "peers": {}} for case, ap in cases]))
+    assert row()["our figure"] == "AP, DINO alone against both: -0.4; iBOT alone: -0.3"
+    assert row()["verdict"] == claims.HOLDS
+
+
+def test_recorded_benches_are_there_under_their_names_and_days():
+    for path in RECORDED.iterdir():
+        bench, day, end = path.name.split(".")
+        assert bench in BENCHES and end == "json" and date.fromisoformat(day)
+        assert all({"case", "ours", "peers"} <= set(row) for row in json.loads(path.read_text()))
+    asked = {figure.bench[0] for claim in CLAIMS for figure in claim.figures if figure.bench}
+    assert asked == {path.name.split(".")[0] for path in RECORDED.iterdir()}  # so no row waits for hours of work
+
+
+@pytest.fixture
+def nothing_recorded(tmp_path, monkeypatch):
+    monkeypatch.setitem(claims.ledger.__globals__, "RECORDED", tmp_path / "recorded")
+
+
+def test_an_empty_folder_has_a_ledger_without_a_figure(tmp_path, nothing_recorded):
     table = claims.ledger(tmp_path)
     assert list(table.columns) == claims.COLUMNS and set(table["our figure"]) == {"–"}
     assert set(table["verdict"]) == {claims.NOT_RUN, claims.UNTESTABLE}
