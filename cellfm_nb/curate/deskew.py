@@ -96,7 +96,7 @@ def settle_geometry(planes: Planes, where: object, pixel_um: float, step_um: flo
                          do="Give step, angle and skew axis from the acquisition settings" + {
                              "doubtful": ", or accept the doubtful estimate.",
                              "no shift": "; if it is deskewed already, take it as it is."}.get(found.word, "."))
-    print(f"geometry {how}: {found.told}")
+    print(f"geometry {how}:\n  {found.told}")
     notes = [f"geometry {how}: {found.told}"]
     moves = found.interval_px[0] >= STILL  # then the direction is known too
     if found.word in ("misfit", "no shift") or moves and direction not in (None, found.direction):
