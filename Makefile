@@ -1,6 +1,6 @@
 # make run   every notebook, tiny profile, default data, into runs/demo/
 # make test  lint, unit tests, every notebook executed
-# make lab   the notebooks in JupyterLab
+# make lab   the notebooks in JupyterLab; its options go in ARGS, such as make lab ARGS=--no-browser
 # make browser   the interactive views in a real browser, on a finished run (needs chromium on the PATH)
 # Each sets itself up in .venv; nothing has to be typed first.
 
@@ -29,7 +29,7 @@ browser: $(VENV)/browser.stamp
 	$(BIN)/python -m pytest tests/browser -k plain; plain=$$?; wait $$hub && exit $$plain
 
 lab: $(VENV)/run.stamp
-	$(BIN)/cellfm lab
+	$(BIN)/cellfm lab $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache

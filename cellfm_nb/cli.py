@@ -16,7 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: 0 when all went well, 1 when a notebook or check failed, 2 on bad input (one message on stderr).
     """
-    args = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+    parser = _parser()
+    args, args.options = parser.parse_known_args(_joined(sys.argv[1:] if argv is None else argv))
+    if args.options and args.do is not commands.lab:  # JupyterLab knows options that we need not
+        parser.error(f"unrecognized arguments: {' '.join(args.options)}")
     os.environ.setdefault("CELLFM_HOME", os.getcwd())
     try:
         return args.do(args) or 0
@@ -107,8 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     _sized(train, "a setting of the training or the encoder")
     train.set_defaults(do=commands.pretrain)
 
-    lab = parsers.add_parser("lab", help="open the notebooks in JupyterLab")
-    lab.add_argument("options", nargs=argparse.REMAINDER, help="passed on to jupyter lab")
+    lab = parsers.add_parser("lab", help="open the notebooks in JupyterLab; its options are passed on (--no-browser)")
     lab.set_defaults(do=commands.lab)
 
     doctor = parsers.add_parser("doctor", help="what works on this machine, and what to do about what does not")

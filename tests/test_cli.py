@@ -250,3 +250,14 @@ def test_version_and_help(capsys):
         with pytest.raises(SystemExit) as stop:
             cli.main([option])
         assert stop.value.code == 0
+
+
+def test_options_of_jupyterlab_are_passed_on_by_lab_alone(capsys, monkeypatch):
+    called = []
+    monkeypatch.setattr(subprocess, "call", lambda command, env: called.append(command) or 0)
+    assert cli.main(["lab", "--no-browser", "--ip", "0.0.0.0", "--", "--port=1"]) == 0
+    assert called[0][1:4] == ["-m", "jupyter", "lab"]
+    assert called[0][-4:] == ["--no-browser", "--ip", "0.0.0.0", "--port=1"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["doctor", "--no-browser"])
+    assert stopped.value.code == 2 and "--no-browser" in capsys.readouterr().err and len(called) == 1
