@@ -43,24 +43,29 @@ def run(args: argparse.Namespace) -> int:
                          expected="one movie per folder", do="Leave --workspace out: each gets runs/<its name>.")
     plan = []
     for movie in movies:
+        own_books = books
         if movie:
             opened = Movie.open(resolve(movie), spacing_um=spacing, dt_s=dt, axes=args.axes)
-            profiles.check_volume(args.profile, opened.shape[2:], movie)
+            deep = profiles.trainable(args.profile, opened.shape[2:], movie)
             print(opened, file=sys.stderr)  # what was understood, guesses included
+            if not deep:
+                own_books = [book for book in books if book.name[:2] not in notebooks.TRAINING]
+                print(f"  {opened.shape[2]} planes are too few to train on: notebooks {' and '.join(notebooks.TRAINING)} "
+                      "are left out, the small encoder of the package is used", file=sys.stderr)
             if opened.n_channels > 1 and "channel" not in overrides:
                 print(f"  of {opened.n_channels} channels the first is used; another: --set channel=1", file=sys.stderr)
-        plan.append((movie, args.workspace or (f"runs/{_stem(movie)}" if movie else "runs/demo")))
-    if len({folder for _, folder in plan}) < len(plan):
-        raise InputError("Two movies have the same name.", got=", ".join(m for m, _ in plan),
+        plan.append((movie, args.workspace or (f"runs/{_stem(movie)}" if movie else "runs/demo"), own_books))
+    if len({folder for _, folder, _ in plan}) < len(plan):
+        raise InputError("Two movies have the same name.", got=", ".join(m for m, *_ in plan),
                          expected="names that differ", do="Run them one by one with --workspace.")
-    for movie, folder in plan:
+    for movie, folder, own_books in plan:
         ws = Workspace.open(folder, profile=args.profile, seed=args.seed, device=args.device)
         ws.claim_movie(movie)
         given = {**overrides, **({"movie_path": movie, "spacing_um": spacing, "dt_s": dt, "axes": args.axes}
                               if movie else {})}
         with notebooks.exclusive(ws):
             try:
-                notebooks.run_notebooks(books, folder, profile=args.profile, device=args.device, seed=args.seed,
+                notebooks.run_notebooks(own_books, folder, profile=args.profile, device=args.device, seed=args.seed,
                                         **given)
             except NotebookFailed as failure:
                 print(f"cellfm: {failure}", file=sys.stderr)

@@ -26,6 +26,7 @@ from cellfm_nb.workspace import Workspace, resolve
 # Seconds each notebook took on two cores in the tiny profile: only used to guess the time left of a first run.
 TYPICAL_S = {"00": 9, "01": 24, "02": 19, "03": 79, "04": 20, "05": 15, "06": 44, "07": 61, "08": 11, "09": 16,
              "10": 35, "11": 46, "12": 9, "13": 40}
+TRAINING = ("02", "03")  # cut crops and train on them; after them the encoder of the package does as well
 
 
 def folder() -> Path:

@@ -86,12 +86,16 @@ def check(profile: str) -> None:
         raise InputError("Unknown profile.", got=repr(profile), expected=", ".join(NAMES), do="Choose one of them.")
 
 
-def check_volume(profile: str, shape: tuple[int, int, int], where: object = "the movie") -> None:
-    """Raise InputError when a volume (z, y, x) is smaller than the smallest crop an encoder can be trained on."""
+def trainable(profile: str, shape: tuple[int, int, int], where: object = "the movie") -> bool:
+    """Say whether volumes (z, y, x) are as deep as the smallest crop that an encoder is trained on.
+
+    Raises InputError when they are narrower than that crop along y or x.
+    """
     least = settings(profile, "pretrain").global_shape
-    if any(size < need for size, need in zip(shape, least, strict=True)):
+    if any(size < need for size, need in zip(shape[1:], least[1:], strict=True)):
         raise InputError("The volume is smaller than a crop.", where=where, got=f"{tuple(shape)} voxels (z, y, x)",
                          expected=f"at least {least}", do="Use a larger volume, or a profile with smaller crops.")
+    return shape[0] >= least[0]
 
 
 def settings(profile: str, stage: str, **overrides: Any) -> Any:

@@ -150,6 +150,19 @@ def test_what_was_understood_is_told_before_the_run(bench, capsys, monkeypatch):
     assert "2 frames" in told and "guess" not in told
 
 
+@pytest.mark.parametrize(("planes", "left_out"), [(16, set()), (6, {"02", "03"})])
+def test_a_movie_too_shallow_to_train_on_takes_the_encoder_of_the_package(bench, capsys, monkeypatch, planes, left_out):
+    from cellfm_nb import notebooks
+
+    ran = []
+    monkeypatch.setattr(notebooks, "run_notebooks", lambda books, *a, **options: ran.extend(books))
+    monkeypatch.setattr(notebooks, "finish", lambda ws: None)
+    save(bench / "m.ome.tif", noise(2, planes, 48, 48))
+    assert cli.main(["run", "--movie", "m.ome.tif"]) == 0
+    assert set(notebooks.listing()) - {book.name[:2] for book in ran} == left_out
+    assert ("left out" in capsys.readouterr().err) == bool(left_out)
+
+
 @pytest.mark.parametrize("fault", ["nan", "infinite", "constant"])
 def test_bad_voxels_stop_the_import(bench, capsys, fault):
     movie = noise(2, 20, 48, 48).astype(np.float32)

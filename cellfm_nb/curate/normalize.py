@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,7 +67,8 @@ def normalized_frame(movie: Movie, t: int, noise: NoiseModel | None = None, c: i
 
     Parameters: movie; t, c, frame and channel; noise, from `fit_movie_noise` (None, and always after resampling,
     which averages noise away: fitted on this frame); target_um (z,y,x), None for the movie's own.
-    Returns: (float32 (z,y,x), spacing_um). Raises InputError on NaN, infinite or constant volumes.
+    Returns: (float32 (z,y,x), spacing_um); 0 where the frame is constant, with a warning. Raises InputError on NaN or
+    infinite voxels.
     """
     rest, _, spacing = separated_frame(movie, t, noise, c, target_um)
     return rest, spacing
@@ -86,11 +88,19 @@ def encoder_frame(movie: Movie, t: int, noise: NoiseModel | None = None, c: int 
 def separated_frame(movie: Movie, t: int, noise: NoiseModel | None = None, c: int = 0,
                     target_um: Sequence[float] | None = None
                     ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-    """Load and resample a frame as `normalized_frame` does and `separate` it: (rest, background, spacing_um)."""
-    volume, spacing = check_volume(movie.frame(t, c), f"{movie.name}, frame {t}"), movie.spacing_um
+    """Load and resample a frame as `normalized_frame` does and `separate` it: (rest, background, spacing_um).
+
+    A frame of one value (a closed shutter, a frame never written) holds nothing: it is 0, with a warning, so that it
+    doesn't end the movie around it.
+    """
+    where = f"{movie.name}, frame {t}"
+    volume, spacing = check_volume(movie.frame(t, c), where, constant_ok=True), movie.spacing_um
     if target_um is not None and not np.allclose(spacing, target_um, rtol=0.01):
         volume, spacing = resample(volume, spacing, target_um)
         noise = None
+    if volume.min() == volume.max():
+        warnings.warn(f"{where}: {volume.flat[0]} in every voxel, taken as empty; was the shutter closed?", stacklevel=3)
+        return np.zeros(volume.shape, np.float32), np.zeros(volume.shape, np.float32), spacing
     return *separate(volume, noise or fit_noise(volume), spacing), spacing
 
 

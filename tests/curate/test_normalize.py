@@ -153,6 +153,15 @@ def test_frame_is_resampled_first(picture):
     assert background_spread(coarse)[1] == pytest.approx(1, abs=0.1)
 
 
+def test_a_frame_of_one_value_is_empty_and_does_not_end_the_movie(picture):
+    movie = Movie.from_array(np.stack([picture, np.full_like(picture, 7)]), spacing_um=SPACING)
+    for target in (None, (0.5, 0.1, 0.1)):
+        with pytest.warns(UserWarning, match="frame 1: 7"):
+            empty, spacing = encoder_frame(movie, 1, target_um=target)
+        there, same = encoder_frame(movie, 0, target_um=target)
+        assert empty.shape == there.shape and spacing == same and empty.dtype == np.float32 and not empty.any()
+
+
 @pytest.mark.parametrize("bad", [np.full((9, 64, 64), 3.0), np.full((9, 64, 64), np.nan), np.zeros((64, 64)),
                                  np.where(np.arange(9 * 4096).reshape(9, 64, 64) == 5, np.inf, 1.0)])
 def test_bad_volumes(bad, picture):
