@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--spacing", metavar="Z,Y,X", help="voxel spacing in um; wins over the file's")
     run.add_argument("--dt", metavar="S", help="seconds between frames; wins over the file's")
     run.add_argument("--axes", metavar="LETTERS", help="axes of a TIFF that does not name them, such as tzyx")
+    run.add_argument("--frames", metavar="A:B", help="from A to before B, counted from 0; A:B:2 every second")
     run.add_argument("--workspace", metavar="DIR", help="folder of the run (default runs/demo, or runs/<movie>)")
     run.add_argument("--from", dest="first", metavar="NN", help="first notebook")
     run.add_argument("--to", dest="last", metavar="NN", help="last notebook")

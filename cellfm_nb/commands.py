@@ -23,7 +23,7 @@ def _value(text: str) -> Any:
 def run(args: argparse.Namespace) -> int:
     from cellfm_nb import notebooks, profiles
     from cellfm_nb.kernel import NotebookFailed
-    from cellfm_nb.movie import Movie, parse_spacing
+    from cellfm_nb.movie import Movie, parse_frames, parse_spacing
     from cellfm_nb.workspace import Workspace, pick_device, recorded_movie, resolve
 
     # everything that can be wrong is looked at before anything is written
@@ -48,10 +48,12 @@ def run(args: argparse.Namespace) -> int:
             opened = Movie.open(resolve(movie), spacing_um=spacing, dt_s=dt, axes=args.axes)
             deep = profiles.trainable(args.profile, opened.shape[2:], movie)
             print(opened, file=sys.stderr)  # what was understood, guesses included
+            if args.frames:
+                print(f"  of it {len(parse_frames(args.frames, opened.n_frames, movie))} frames", file=sys.stderr)
             if not deep:
                 own_books = [book for book in books if book.name[:2] not in notebooks.TRAINING]
-                print(f"  {opened.shape[2]} planes are too few to train on: notebooks {' and '.join(notebooks.TRAINING)} "
-                      "are left out, the small encoder of the package is used", file=sys.stderr)
+                print(f"  {opened.shape[2]} planes are too few to train on: {' and '.join(notebooks.TRAINING)} are left "
+                      "out, the small encoder of the package is used", file=sys.stderr)
             if opened.n_channels > 1 and "channel" not in overrides:
                 print(f"  of {opened.n_channels} channels the first is used; another: --set channel=1", file=sys.stderr)
         plan.append((movie, args.workspace or (f"runs/{_stem(movie)}" if movie else "runs/demo"), own_books))
@@ -61,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     for movie, folder, own_books in plan:
         ws = Workspace.open(folder, profile=args.profile, seed=args.seed, device=args.device)
         ws.claim_movie(movie)
-        given = {**overrides, **({"movie_path": movie, "spacing_um": spacing, "dt_s": dt, "axes": args.axes}
+        given = {**overrides, **({"movie_path": movie, "spacing_um": spacing, "dt_s": dt, "axes": args.axes,
+                               "frames": args.frames}
                               if movie else {})}
         with notebooks.exclusive(ws):
             try:

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 
 from cellfm_nb import cli
+from cellfm_nb.movie import Movie
 from cellfm_nb.workspace import Workspace
 
 PARTS = ("got:", "expected:", "what to do:")
@@ -148,6 +149,20 @@ def test_what_was_understood_is_told_before_the_run(bench, capsys, monkeypatch):
     assert cli.main(["run", "--movie", "m.tif", "--spacing", "0.25,0.1,0.1", "--axes", "tzyx", "--workspace", "b"]) == 0
     told = capsys.readouterr().err
     assert "2 frames" in told and "guess" not in told
+
+
+def test_some_frames_of_a_movie_are_taken(bench, capsys):
+    voxels = noise(7, 20, 48, 48)
+    save(bench / "m.ome.tif", voxels)
+    run = ["run", "--movie", "m.ome.tif", "--dt", "1.5", "--from", "01", "--to", "01", "--frames"]
+    assert cli.main([*run, "1:6:2"]) == 0
+    movie = Movie.open(bench / "runs" / "m" / "movie.ome.zarr")
+    assert np.array_equal(movie.data[:, 0], voxels[1:6:2]) and movie.dt_s == 3.0
+    assert any("frames 1 to 5, every 2." in note for note in movie.notes)
+    for wrong in ("7:", "3", "5:1", "a:b", "::-1", "1:2:3:4"):
+        assert cli.main([*run, wrong]) == 2
+        assert "no frames of the movie" in capsys.readouterr().err
+    assert Movie.open(bench / "runs" / "m" / "movie.ome.zarr").n_frames == 3  # a wrong word changed nothing
 
 
 @pytest.mark.parametrize(("planes", "left_out"), [(16, set()), (6, {"02", "03"})])

@@ -99,7 +99,8 @@ def separated_frame(movie: Movie, t: int, noise: NoiseModel | None = None, c: in
         volume, spacing = resample(volume, spacing, target_um)
         noise = None
     if volume.min() == volume.max():
-        warnings.warn(f"{where}: {volume.flat[0]} in every voxel, taken as empty; was the shutter closed?", stacklevel=3)
+        warnings.warn(f"{where}: {volume.flat[0]} in every voxel, taken as empty; was the shutter closed?",
+                      stacklevel=3)
         return np.zeros(volume.shape, np.float32), np.zeros(volume.shape, np.float32), spacing
     return *separate(volume, noise or fit_noise(volume), spacing), spacing
 

@@ -15,7 +15,7 @@ from cellfm_nb.movie import formats
 from cellfm_nb.movie.axes import ORDER, canonical, check
 from cellfm_nb.movie.frames import LazyFrame
 from cellfm_nb.movie.source import DESKEWED, RAW_SCAN, Source
-from cellfm_nb.movie.spacing import by, parse_dt, parse_spacing
+from cellfm_nb.movie.spacing import by, parse_dt, parse_frames, parse_spacing
 from cellfm_nb.movie.writing import parse_channel_names, write_frames
 from cellfm_nb.progress import track
 
@@ -124,13 +124,14 @@ class Movie:
         for t in range(self.n_frames):
             yield np.asarray(self._lazy_frame(t))
 
-    def checked_frames(self) -> Iterator[LazyFrame]:
+    def checked_frames(self, times: Sequence[int] | None = None) -> Iterator[LazyFrame]:
         """Give one time point after the other, (c, z, y, x), read and checked slab by slab as it is sliced.
 
-        Raises InputError on unreadable, NaN and infinite data, and when every frame was constant.
+        times: their numbers, None for all. Raises InputError on unreadable, NaN and infinite data, and when every frame
+        was constant.
         """
         constant, frame = True, None
-        for t in range(self.n_frames):
+        for t in range(self.n_frames) if times is None else times:
             frame = self._lazy_frame(t, check=True)
             yield frame
             constant = constant and frame.low == frame.high
@@ -180,13 +181,20 @@ class Movie:
 
 def import_movie(out_path: PathLike, path: PathLike, spacing_um: str | Sequence[float] | None = None,
                  dt_s: float | None = None, axes: str | None = None, channel_names: Sequence[str] | None = None,
-                 version: str = "0.5") -> None:
-    """Open a user's movie (see `Movie.open`), check every voxel, and write it to out_path as OME-Zarr."""
+                 version: str = "0.5", frames: str | None = None) -> None:
+    """Open a user's movie (see `Movie.open`), check every voxel, and write it to out_path as OME-Zarr.
+
+    frames: which to take, see `parse_frames`; with a step the interval between frames grows as much.
+    """
     movie = Movie.open(path, spacing_um, dt_s, axes, channel_names)
     origin = f"imported from {movie.source}; spacing {movie.spacing_source}, interval {movie.dt_source}, " \
              f"axes {movie.axes_source}, channel names {movie.channel_source}"
-    frames = track(movie.checked_frames(), "import", total=movie.n_frames)
-    write_frames(out_path, frames, movie.shape, movie.dtype, movie.spacing_um, movie.dt_s, movie.name,
+    times = parse_frames(frames, movie.n_frames, movie.source)
+    if frames is not None:
+        origin += f"; frames {times[0]} to {times[-1]}" + f", every {times.step}." * (times.step > 1)
+    dt_s = None if movie.dt_s is None else movie.dt_s * times.step
+    volumes = track(movie.checked_frames(times), "import", total=len(times))
+    write_frames(out_path, volumes, (len(times), *movie.shape[1:]), movie.dtype, movie.spacing_um, dt_s, movie.name,
                  notes=[origin, *movie.notes], channel_names=movie.stated_channels, version=version)
 
 

@@ -1,4 +1,4 @@
-"""Voxel spacing and frame interval: three lengths in micrometre (z, y, x) and one time in second, checked."""
+"""What a user says of a movie: three lengths in micrometre (z, y, x), one time in second, which frames; checked."""
 
 from __future__ import annotations
 
@@ -69,3 +69,20 @@ def parse_dt(dt_s: str | float, where: object = "dt") -> float:
         raise InputError("The frame interval is not a positive number.", where=where, got=repr(dt_s),
                          expected="seconds between two frames, such as 2.0", do="Leave it out when it is not known.")
     return value
+
+
+def parse_frames(frames: str | None, n_frames: int, where: object = "frames") -> range:
+    """Read which frames of a movie to take: "FIRST:END" or "FIRST:END:STEP" as Python slices, None for all.
+
+    Returns: their numbers, from 0; END is not among them. Raises InputError unless there is at least one, in order.
+    """
+    parts = str(frames if frames is not None else ":").split(":")
+    try:
+        chosen = range(n_frames)[slice(*(int(p) if p.strip() else None for p in parts))]
+        wrong = len(parts) not in (2, 3) or not chosen or chosen.step < 1
+    except (TypeError, ValueError):
+        wrong = True
+    if wrong:
+        raise InputError("These are no frames of the movie.", where=where, got=repr(frames), do="Count from 0.",
+                         expected=f'"FIRST:END" or "FIRST:END:STEP" within its {n_frames} frames')
+    return chosen
