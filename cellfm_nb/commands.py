@@ -52,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
                 print(f"  of it {len(parse_frames(args.frames, opened.n_frames, movie))} frames", file=sys.stderr)
             if not deep:
                 own_books = [book for book in books if book.name[:2] not in notebooks.TRAINING]
-                print(f"  {opened.shape[2]} planes are too few to train on: {' and '.join(notebooks.TRAINING)} are left "
-                      "out, the small encoder of the package is used", file=sys.stderr)
+                left_out = " and ".join(notebooks.TRAINING)
+                print(f"  {opened.shape[2]} planes are too few to train on: {left_out} are left out, the small encoder "
+                      "of the package is used", file=sys.stderr)
             if opened.n_channels > 1 and "channel" not in overrides:
                 print(f"  of {opened.n_channels} channels the first is used; another: --set channel=1", file=sys.stderr)
         plan.append((movie, args.workspace or (f"runs/{_stem(movie)}" if movie else "runs/demo"), own_books))

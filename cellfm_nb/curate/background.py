@@ -180,5 +180,6 @@ def check_volume(volume: np.ndarray, who: str, constant_ok: bool = False) -> np.
                          do="Replace them, or leave this frame out.")
     if not constant_ok and volume.min() == volume.max():
         raise InputError("The volume is constant.", where=who, got=f"{volume.flat[0]} in every voxel",
-                         expected="an image with noise", do="Was the shutter closed? Leave it out: --frames 1: starts after it.")
+                         expected="an image with noise",
+                         do="Was the shutter closed? Leave it out: --frames 1: starts after it.")
     return volume
