@@ -8,9 +8,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellfm_nb.errors import InputError
+
+if TYPE_CHECKING:
+    from cellfm_nb.movie import Movie
 
 
 def _value(text: str) -> Any:
@@ -23,7 +26,7 @@ def _value(text: str) -> Any:
 def run(args: argparse.Namespace) -> int:
     from cellfm_nb import notebooks, profiles
     from cellfm_nb.kernel import NotebookFailed
-    from cellfm_nb.movie import Movie, parse_frames, parse_spacing
+    from cellfm_nb.movie import Movie, parse_spacing
     from cellfm_nb.workspace import Workspace, pick_device, recorded_movie, resolve
 
     # everything that can be wrong is looked at before anything is written
@@ -46,17 +49,7 @@ def run(args: argparse.Namespace) -> int:
         own_books = books
         if movie:
             opened = Movie.open(resolve(movie), spacing_um=spacing, dt_s=dt, axes=args.axes)
-            deep = profiles.trainable(args.profile, opened.shape[2:], movie)
-            print(opened, file=sys.stderr)  # what was understood, guesses included
-            if args.frames:
-                print(f"  of it {len(parse_frames(args.frames, opened.n_frames, movie))} frames", file=sys.stderr)
-            if not deep:
-                own_books = [book for book in books if book.name[:2] not in notebooks.TRAINING]
-                left_out = " and ".join(notebooks.TRAINING)
-                print(f"  {opened.shape[2]} planes are too few to train on: {left_out} are left out, the small encoder "
-                      "of the package is used", file=sys.stderr)
-            if opened.n_channels > 1 and "channel" not in overrides:
-                print(f"  of {opened.n_channels} channels the first is used; another: --set channel=1", file=sys.stderr)
+            own_books = _books_for(opened, books, args, overrides)
         plan.append((movie, args.workspace or (f"runs/{_stem(movie)}" if movie else "runs/demo"), own_books))
     if len({folder for _, folder, _ in plan}) < len(plan):
         raise InputError("Two movies have the same name.", got=", ".join(m for m, *_ in plan),
@@ -64,13 +57,13 @@ def run(args: argparse.Namespace) -> int:
     for movie, folder, own_books in plan:
         ws = Workspace.open(folder, profile=args.profile, seed=args.seed, device=args.device)
         ws.claim_movie(movie)
-        given = {**overrides, **({"movie_path": movie, "spacing_um": spacing, "dt_s": dt, "axes": args.axes,
-                               "frames": args.frames}
-                              if movie else {})}
+        if movie:
+            overrides |= {"movie_path": movie, "spacing_um": spacing, "dt_s": dt, "axes": args.axes,
+                          "frames": args.frames}
         with notebooks.exclusive(ws):
             try:
                 notebooks.run_notebooks(own_books, folder, profile=args.profile, device=args.device, seed=args.seed,
-                                        **given)
+                                        **overrides)
             except NotebookFailed as failure:
                 print(f"cellfm: {failure}", file=sys.stderr)
                 return failure.status
@@ -78,6 +71,30 @@ def run(args: argparse.Namespace) -> int:
                 notebooks.finish(ws)
         print(f"{folder}: summary.json, report.html, executed/", file=sys.stderr)
     return 0
+
+
+def _books_for(movie: Movie, books: list[Path], args: argparse.Namespace, overrides: dict[str, Any]) -> list[Path]:
+    """Say what was understood of a movie, guesses included, and return the notebooks that can take it."""
+    from cellfm_nb import notebooks, profiles
+    from cellfm_nb.movie import parse_frames
+
+    frames = parse_frames(args.frames, movie.n_frames, movie.source)
+    deep = profiles.trainable(args.profile, movie.shape[2:], movie.source)
+    print(movie, file=sys.stderr)
+    if args.frames:
+        print(f"  {len(frames)} frames of it are taken", file=sys.stderr)
+    if movie.n_channels > 1 and "channel" not in overrides:
+        print(f"  of {movie.n_channels} channels the first is used; another: --set channel=1", file=sys.stderr)
+    if deep:
+        return books
+    rest = [book for book in books if book.name[:2] not in notebooks.TRAINING]
+    if not rest:
+        raise InputError("The volume is smaller than a crop.", where=movie.source, got=f"{movie.shape[2]} planes",
+                         expected="planes enough to train on", do="Leave --from and --to out: the other notebooks take "
+                         "the small encoder of the package.")
+    print(f"  {movie.shape[2]} planes are too few to train on: notebooks {' and '.join(notebooks.TRAINING)} are left "
+          "out, the small encoder of the package is used", file=sys.stderr)
+    return rest
 
 
 def _stem(movie: str) -> str:

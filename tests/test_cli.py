@@ -176,6 +176,7 @@ def test_a_movie_too_shallow_to_train_on_takes_the_encoder_of_the_package(bench,
     assert cli.main(["run", "--movie", "m.ome.tif"]) == 0
     assert set(notebooks.listing()) - {book.name[:2] for book in ran} == left_out
     assert ("left out" in capsys.readouterr().err) == bool(left_out)
+    assert cli.main(["run", "--movie", "m.ome.tif", "--from", "02", "--to", "03"]) == (2 if left_out else 0)
 
 
 @pytest.mark.parametrize("fault", ["nan", "infinite", "constant"])
