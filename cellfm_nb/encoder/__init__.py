@@ -2,8 +2,9 @@
 
 from cellfm_nb.encoder.attention import Attention, cls_saliency
 from cellfm_nb.encoder.blocks import Block, drops_of
+from cellfm_nb.encoder.filters import blob_filters, filter_size
 from cellfm_nb.encoder.host import keep_freed_memory
-from cellfm_nb.encoder.patches import FilterStem, PatchStem, blob_filters, filter_size, pad_to_patches
+from cellfm_nb.encoder.patches import FilterStem, PatchStem, pad_to_patches
 from cellfm_nb.encoder.vit import Encoder, EncoderConfig, Tokens, vits8
 from cellfm_nb.encoder.weights import find_folder, load_encoder, save_encoder
 

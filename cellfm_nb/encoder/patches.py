@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cellfm_nb.encoder.filters import DenseFilters, SeparableFilters, filter_size
+
 Triple = tuple[int, int, int]
 
 
@@ -59,12 +61,13 @@ class FilterStem(nn.Module):
     Of its first `rivals` filters it also says how many sources voxels claim against each other (`Rivalry`).
     Masked patches are emptied BEFORE the filters, so that a masked token still sees its surround.
 
-    Parameters: width, D; patch, voxels (z, y, x); channels, number of filters; spacing_um, (z, y, x); rivals.
+    Parameters: width, D; patch, voxels (z, y, x); channels, number of filters; spacing_um, (z, y, x); rivals;
+    separable, filters are products of one an axis, else dense kernels.
     Attributes: reach, voxels (z, y, x) beyond its own that a token sees; halo, the same in whole patches.
     """
 
     def __init__(self, width: int, patch: Triple, channels: int, spacing_um: tuple[float, float, float],
-                 rivals: int = 0) -> None:
+                 rivals: int = 0, separable: bool = True) -> None:
         super().__init__()
         kernel, self.patch, self.rivals = filter_size(spacing_um), patch, min(rivals, channels)
         self.raster = raster(patch, spacing_um)
@@ -72,7 +75,7 @@ class FilterStem(nn.Module):
         self.margin = self.rivalry.margin if self.rivals else (0, 0, 0)
         self.reach = tuple(k // 2 + m for k, m in zip(kernel, self.margin, strict=True))
         self.halo = tuple(math.ceil(r / p) * p for r, p in zip(self.reach, patch, strict=True))
-        self.filters = nn.Conv3d(1, channels, kernel, padding=[k // 2 for k in kernel])
+        self.filters = (SeparableFilters if separable else DenseFilters)(channels, kernel)
         self.embed = nn.Linear(channels * math.prod(patch) // math.prod(self.raster), width)
         self.statistics = nn.Linear(3 * channels + 4 * self.rivals, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
@@ -86,29 +89,31 @@ class FilterStem(nn.Module):
             for axis, p in enumerate(self.patch):
                 hidden = hidden.repeat_interleave(p, dim=axis + 2)  # (B, 1, Z, Y, X)
             x = x.masked_fill(hidden, 0)  # background, without its noise; a learned fill would cost half the step
-        tokens = self.describe(self.filters(x), self.claims(x))
+        tokens = self.describe(*self.respond(x))
         if mask is not None:
             tokens = tokens + mask[..., None] * self.mask_token.to(tokens.dtype)
         return tokens, grid
 
-    @torch.no_grad()
-    def claims(self, x: Tensor) -> Tensor | None:
-        """Return what the rivals claim in each patch of x (B, 1, Z, Y, X), which is empty beyond its borders."""
+    def respond(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the filters' responses to x (B, 1, Z, Y, X), empty beyond its borders, and what the rivals claim."""
         if not self.rivals:
-            return None
-        weight, bias = self.filters.weight[:self.rivals], self.filters.bias[:self.rivals]
-        return self.rivalry(F.conv3d(x, weight, bias, padding=self.reach), self.patch)
+            return self.filters(x), None
+        with torch.no_grad():
+            wide = self.filters(x, self.margin)
+            claims = self.rivalry(wide[:, :self.rivals], self.patch)
+        # a backward pass through the margin would cost more than the filters once more
+        return self.filters(x) if torch.is_grad_enabled() else inner(wide, self.margin), claims
 
     def describe(self, response: Tensor, claims: Tensor | None) -> Tensor:
         """Turn the filters' responses into tokens (B, N, D).
 
         Parameters: response (B, C, Z, Y, X), whole patches; claims (B, N, 4 rivals) of `Rivalry`, None without rivals.
         """
-        response = asinh(response)  # linear at the noise, logarithmic at bright spots
-        coarse = pool(response, self.raster)
-        cells = tuple(p // r for p, r in zip(self.patch, self.raster, strict=True))
-        tokens = self.embed(to_cells(coarse, cells).flatten(2))
-        told = asinh(cell_statistics(to_cells(response, self.patch)))
+        cells = asinh(to_cells(response, self.patch))  # linear at the noise, logarithmic at bright spots
+        b, n, c, _ = cells.shape
+        coarse = pool(cells.view(b * n, c, *self.patch), self.raster)
+        tokens = self.embed(coarse.reshape(b, n, -1))
+        told = asinh(cell_statistics(cells))
         if claims is not None:
             told = torch.cat([told, claims.to(told.dtype)], dim=-1)
         return tokens + self.statistics(told)
@@ -150,8 +155,13 @@ class Rivalry:
         m = response.float().clamp(0, 10)
         odds = torch.addcmul(m.new_tensor(math.log(self.rarity)), m, m, value=0.5, out=m).exp_()
         rivals = around(odds, self.window).add_(1)
-        inner = tuple(slice(w // 2, n - w // 2) for w, n in zip(self.window, odds.shape[2:], strict=True))
-        return around(torch.div(odds[(..., *inner)], rivals, out=rivals), self.blur)
+        own = inner(odds, tuple(w // 2 for w in self.window))
+        return around(torch.div(own, rivals, out=rivals), self.blur)
+
+
+def inner(x: Tensor, margin: Triple) -> Tensor:
+    """Cut a margin off each side of (B, C, Z, Y, X)."""
+    return x[(..., *(slice(m, n - m) for m, n in zip(margin, x.shape[2:], strict=True)))]
 
 
 def around(x: Tensor, window: Triple) -> Tensor:
@@ -212,30 +222,3 @@ def raster(patch: Triple, spacing_um: tuple[float, float, float], step_um: float
     """Return how many voxels (z, y, x) to average: the largest divisors of the patch that stay within `step_um`."""
     return tuple(max(d for d in range(1, p + 1) if p % d == 0 and (d == 1 or d * s <= step_um * 1.1))
                  for p, s in zip(patch, spacing_um, strict=True))
-
-
-def filter_size(spacing_um: tuple[float, float, float],
-                reach_um: tuple[float, float, float] = (0.5, 0.4, 0.4), largest: int = 13) -> Triple:
-    """Return the odd kernel size (z, y, x) in voxels that reaches `reach_um` to either side, from 3 to `largest`."""
-    return tuple(min(largest, 2 * max(1, round(r / s)) + 1) for r, s in zip(reach_um, spacing_um, strict=True))
-
-
-def blob_filters(channels: int, kernel: Triple, spacing_um: tuple[float, float, float],
-                 sigmas_um: tuple[float, ...] = (0.1, 0.16, 0.25, 0.4), elongation: float = 2.5) -> Tensor:
-    """Make a bank of differences of neighbouring Gaussians and of Gaussians, each of unit norm.
-
-    White noise of unit variance then gives responses of unit variance: a response is a matched-filter signal-to-noise
-    ratio. Seed of the idea: scale-space blob detection (Lindeberg 1998); measured in `pretraining_findings.md`.
-    Parameters: channels, number of filters wanted; kernel, voxels (z, y, x); spacing_um; sigmas_um, lateral standard
-    deviations; elongation, axial over lateral (the point-spread function of light-sheet optics).
-    Returns: (n, 1, kz, ky, kx) with n = min(channels, 2 len(sigmas_um) - 1).
-    """
-    axes = [(torch.arange(k, dtype=torch.float64) - k // 2) * s for k, s in zip(kernel, spacing_um, strict=True)]
-    z, y, x = torch.meshgrid(*axes, indexing="ij")
-    gaussians = []
-    for sigma in sigmas_um:
-        g = torch.exp(-((z / elongation) ** 2 + y**2 + x**2) / (2 * sigma**2))
-        gaussians.append(g / g.sum())
-    bank = [fine - coarse for fine, coarse in zip(gaussians, gaussians[1:], strict=False)] + gaussians
-    bank = torch.stack(bank)[:channels, None]  # (n, 1, kz, ky, kx)
-    return (bank / bank.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)).float()

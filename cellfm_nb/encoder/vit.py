@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cellfm_nb.encoder.blocks import Block
-from cellfm_nb.encoder.patches import FilterStem, PatchStem, blob_filters
+from cellfm_nb.encoder.patches import FilterStem, PatchStem
 from cellfm_nb.encoder.position import KINDS, Position, head_width_fits, whole
 from cellfm_nb.errors import InputError
 from cellfm_nb.seeds import torch_rng
@@ -22,7 +22,7 @@ class EncoderConfig:
     """Say what an encoder is made of; equal configurations have interchangeable weights.
 
     spacing_um: voxel size (z, y, x) it works on. patch: voxels of a token (z, y, x). width: channels D of a token.
-    stem: "dog", overlapping blob filters; "conv", the same with random filters; "patch", plain Conv3d patches.
+    stem: "dog", overlapping blob filters; "conv", the same with random dense filters; "patch", plain Conv3d patches.
     layer_scale: 1 for short runs, 1e-5 for long ones. registers: learned tokens beside CLS (Darcet et al. 2024).
     position: "none" | "sincos" | "learned" | "rope", see `Position`; position_grid, tokens of the learned code.
     mlp: "gelu" | "swiglu"; qk_norm: queries and keys of one length. rivals: of the blob filters, how many say which
@@ -94,8 +94,8 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig | None = None, seed: int = 0) -> None:
         super().__init__()
         self.config = c = config or EncoderConfig()
-        self.stem = (FilterStem(c.width, c.patch, c.stem_channels, c.spacing_um, c.rivals) if c.stem != "patch"
-                     else PatchStem(c.width, c.patch))
+        self.stem = (PatchStem(c.width, c.patch) if c.stem == "patch" else
+                     FilterStem(c.width, c.patch, c.stem_channels, c.spacing_um, c.rivals, separable=c.stem == "dog"))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, c.width))
         self.register_tokens = nn.Parameter(torch.zeros(1, c.registers, c.width)) if c.registers else None
         self.position = Position(c.position, c.width, c.width // c.heads, c.position_grid)
@@ -200,9 +200,9 @@ class Encoder(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
             # a constant part in every token: the final LayerNorm then keeps how bright a patch is, not just its pattern
             self.stem.embed.bias.normal_(generator=generator)
-            filters = self.stem.filters.weight  # (C, 1, kz, ky, kx)
             if self.config.stem == "dog":
-                bank = blob_filters(self.config.stem_channels, tuple(filters.shape[2:]), self.config.spacing_um)
-                filters[:len(bank)] = bank
+                mix = self.stem.filters.mix.weight  # (C, S), more channels than blobs mix them at random
+                nn.init.trunc_normal_(mix, std=mix.shape[1]**-0.5, generator=generator)
+                self.stem.filters.set_blobs(self.config.spacing_um)
         else:
             nn.init.trunc_normal_(self.stem.mask_token, std=0.02, generator=generator)

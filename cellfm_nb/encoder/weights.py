@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,9 +100,12 @@ def load_encoder(folder: str | Path, device: str = "cpu") -> Encoder:
     if found != sha256:
         raise InputError("the weights are damaged or belong to another config.json", where=weights_path,
                          got=f"sha256 {found}", expected=f"sha256 {sha256}", do=again)
-    encoder = Encoder(config)
     try:
-        encoder.load_state_dict(load(data))
+        tensors = load(data)
+        if config.stem == "dog" and "stem.filters.weight" in tensors:  # written when the bank was made of dense kernels
+            config = replace(config, stem="conv")
+        encoder = Encoder(config)
+        encoder.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise InputError("the weights do not fit the configuration", where=weights_path, got=error, do=again) from error
     return encoder.to(device).eval()

@@ -188,10 +188,11 @@ class Trainer:
         return ranks.mean_over_ranks(health.measure(seen), self.device)
 
     def fingerprint(self) -> str:
-        """Return a digest of all that fixes the run: crops, encoder, settings, seed."""
+        """Return a digest of all that fixes the run: crops, encoder (and what it is made of), settings, seed."""
         unseen = ("checkpoint_every", "health_every", "probe_every", "patience", "checkpointing")  # change no weight
         settings = {name: value for name, value in asdict(self.s).items() if name not in unseen}
-        facts = [asdict(self.config), settings, self.seed, len(self.crops), self.crops.shape, self.crops.digest()]
+        facts = [asdict(self.config), self.names, settings, self.seed, len(self.crops), self.crops.shape,
+                 self.crops.digest()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def state(self) -> dict[str, Tensor]:

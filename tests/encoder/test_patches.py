@@ -1,28 +1,13 @@
-"""The blob filters: physical units, matched-filter scale, statistics."""
+"""From responses to tokens: rasters, cells, their statistics, rivals."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import uniform_filter
 
-from cellfm_nb.encoder.patches import Rivalry, asinh, blob_filters, cell_statistics, filter_size, raster, to_cells
+from cellfm_nb.encoder.filters import filter_size
+from cellfm_nb.encoder.patches import Rivalry, asinh, cell_statistics, raster, to_cells
 from cellfm_nb.seeds import torch_rng
-
-
-def test_filters_are_gaussians_of_the_given_size_in_micrometres():
-    spacing, kernel = (0.25, 0.1, 0.1), (13, 21, 21)
-    bank = blob_filters(1, kernel, spacing, sigmas_um=(0.2,), elongation=2.5)[0, 0].numpy()
-    impulse = np.zeros(kernel)
-    impulse[6, 10, 10] = 1
-    want = gaussian_filter(impulse, (0.2 * 2.5 / 0.25, 2, 2), truncate=6)
-    assert np.abs(bank / bank.sum() - want).max() < 0.02 * want.max()
-
-
-def test_white_noise_of_unit_variance_gives_responses_of_unit_variance():
-    bank = blob_filters(8, (5, 9, 9), (0.25, 0.1, 0.1))
-    noise = torch.randn(1, 1, 24, 64, 64, generator=torch_rng(0, "noise"))
-    spread = torch.nn.functional.conv3d(noise, bank).std(dim=(0, 2, 3, 4))
-    torch.testing.assert_close(spread, torch.ones(len(bank)), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize(("spacing", "patch", "step"), [((0.25, 0.1, 0.1), (4, 8, 8), (1, 2, 2)),

@@ -38,6 +38,18 @@ def test_weights_from_before_a_setting_are_read_as_they_were(tmp_path):
     assert Encoder.from_pretrained(folder).config == old != EncoderConfig(width=32, depth=1, heads=2)
 
 
+def test_a_bank_of_dense_kernels_stays_one(tmp_path):
+    """Before blob filters were products of one an axis, "dog" was saved as dense kernels."""
+    old = Encoder(EncoderConfig(width=32, depth=1, heads=2, stem="conv"), seed=1)
+    folder = old.save_pretrained(tmp_path / "old")
+    told = json.loads((folder / "config.json").read_text())
+    told["config"]["stem"] = "dog"
+    (folder / "config.json").write_text(json.dumps(told))
+    back = Encoder.from_pretrained(folder)
+    assert back.config.stem == "conv"
+    assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), old.state_dict().values(), strict=True))
+
+
 def spoil(folder, what):
     weights, config = folder / "encoder.safetensors", folder / "config.json"
     if what == "no weights":

@@ -76,7 +76,8 @@ def test_layer_decay_acts_by_depth():  # T3
                         "encoder.stem.embed.weight": 4, "encoder.position.code": 4, "encoder.norm.weight": 0,
                         "cls_head.prototypes": 0}.items():
         assert scale[f"student.{name}"] == pytest.approx(0.9**power), name
-    assert scale["student.encoder.stem.filters.weight"] == pytest.approx(0.5 * 0.9**4)
+    for name in ("x", "mix.weight", "mix.bias"):
+        assert scale[f"student.encoder.stem.filters.{name}"] == pytest.approx(0.5 * 0.9**4)
     assert scale["denoise_head.fc.weight"] == 1
     # the original looked for names that begin with "backbone": none do, and nothing decayed
     assert not any(name.startswith("backbone") for name in scale)
