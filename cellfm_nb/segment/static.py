@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 
 from cellfm_nb.segment.filters import expand_blocks
 
-FEW = 5                                                     # frames from which on a median over time means something
+FEW = 6                                                     # frames from which on medians over time mean something
 WIDE, LONG = 7, 11                                          # blocks of a line: a blob fills less than half
 FAINT = 1.0                                                 # noise a voxel: ridges brighter than this are not taken
 LINES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (0, 1, -1))
@@ -22,14 +23,29 @@ def blocks(spacing: np.ndarray, psf: np.ndarray) -> np.ndarray:
 def static_background(coarse: Sequence[np.ndarray], block: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Return what stays where it is and is wider or longer than a blob: the median over time, without its blobs.
 
+    Parameters: coarse, block means (`blocks`) of a movie's frames, in order of time; block (3,) voxels; shape (z, y, x)
+    of a frame. Returns a float32 volume of that shape, zero where frames are fewer than `FEW`.
+
     Whatever moves, the median over time leaves out; a blob that stays fills too few blocks for the medians along z, y
     and x, one after the other. They also take ridges, as of a cell's rim: faint, but there in every frame, they would
-    look like the surest of objects. So what goes on along some line is put back, up to FAINT: a blob never loses more.
+    look like the surest of objects. So ridges are put back, as far as the first frames and the last ones agree on
+    them: what noise or a slow object leaves in one half's median is not in the other's. The share they agree on, near
+    each block, is Wiener's gain; where a movie has no ridge it is about none.
     """
     if len(coarse) < FEW:
         return np.zeros(shape, np.float32)
-    some = np.stack(list(coarse)[:: max(1, len(coarse) // 12)])
-    middle = np.partition(some, len(some) // 2, axis=0)[len(some) // 2]
+    some = list(coarse)[:: max(1, len(coarse) // 24)]
+    half = (len(some) // 2 - 1) | 1                         # odd: their median is one of them
+    (wide, first), (wide_later, last) = (wide_and_ridges(np.stack(part)) for part in (some[:half], some[-half:]))
+    both = (first + last) / 2
+    power = np.maximum(uniform_filter(both**2, WIDE), 1e-12)
+    agreed = np.clip(uniform_filter(first * last, WIDE) / power, 0, 1)
+    return expand_blocks((wide + wide_later) / 2 + agreed * both, block, shape)
+
+
+def wide_and_ridges(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is wide in the median over time, and what goes on along some line, up to `FAINT` beside it."""
+    middle = np.partition(frames, len(frames) // 2, axis=0)[len(frames) // 2]
     wide = middle
     for axis in np.eye(3, dtype=int):
         wide = median_along(wide, axis, WIDE)
@@ -38,7 +54,7 @@ def static_background(coarse: Sequence[np.ndarray], block: np.ndarray, shape: Se
         median = median_along(middle, step, LONG)
         off = np.abs(median - middle)
         ridge, apart = np.where(off < apart, median, ridge), np.minimum(off, apart)
-    return expand_blocks(wide + np.clip(ridge - wide, -FAINT, FAINT), block, shape)
+    return wide, np.clip(ridge - wide, -FAINT, FAINT)       # a blob never loses more
 
 
 def median_along(volume: np.ndarray, step: Sequence[int], length: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from cellfm_nb.segment.links import AMPLITUDES, Soft, World
 from cellfm_nb.segment.movie import detect_movie
 from cellfm_nb.segment.paths import Path, PathFinder
 from cellfm_nb.segment.refit import path_priors
-from cellfm_nb.segment.static import static_background
+from cellfm_nb.segment.static import static_background, wide_and_ridges
 
 UM = ["z_um", "y_um", "x_um"]
 SHAPE = (12, 48, 48)
@@ -106,6 +106,20 @@ def test_static_background_is_the_rim_and_not_the_spot():
     assert not static_background(coarse[:3], block, rim.shape).any()                  # too few frames to tell
 
 
+def test_noise_and_a_slow_spot_are_no_ridge_but_a_faint_rim_is():
+    draw, shape, n = rng(0, "static"), (20, 40, 40), 24
+    rim, grid = np.zeros(shape), np.moveaxis(np.indices(shape), 0, -1)
+    rim[:, 20] = 0.7
+    frames = [(draw.normal(0, 0.5, shape) + rim + 5 * np.exp(-0.5 * (((grid - [10, 8, 10 + t / 4]) / 1.2) ** 2).sum(-1))
+               ).astype(np.float32) for t in range(n)]
+    static = static_background(frames, np.ones(3, int), shape)
+    _, plain = wide_and_ridges(np.stack(frames))            # what no comparison of the halves would take
+    far = static[:, 30:], plain[:, 30:]
+    assert far[0].std() < 0.5 * far[1].std()
+    assert static[:, 20, 5:35].mean() > 0.5                 # the rim is taken
+    assert static[10, 8, 8:18].mean() < 0.8 * plain[10, 8, 8:18].mean()               # and the spot is less dimmed
+
+
 def test_dark_marks_that_stay_hide_no_object():
     um, psf, shape, draw = (0.25, 0.1, 0.1), (0.33, 0.13, 0.13), (12, 72, 72), rng(0, "marks")
     grid = np.moveaxis(np.indices(shape), 0, -1) * um
@@ -113,7 +127,9 @@ def test_dark_marks_that_stay_hide_no_object():
     spots = [np.exp(-0.5 * (((grid - p) / psf) ** 2).sum(-1)) for p in place]
     bright, dark = sum(spots[::2]), sum(spots[1::2])
     frames = [(8 * (bright - dark) + draw.normal(size=shape)).astype(np.float32) for _ in range(8)]
-    assert f1(list(detect_movie(frames, um, psf)), [np.array(place[::2])] * 8, psf) > 0.9
+    pairs = ((table[UM].to_numpy(), np.array(place[::2])) for table in detect_movie(frames, um, psf))
+    score = score_detection(pairs, FWHM * np.array(psf))
+    assert score.recall > 0.95 and score.precision > 0.5    # the marks' bright surrounds may be taken for more
 
 
 def test_a_path_does_not_bridge_two_objects_by_clutter():
