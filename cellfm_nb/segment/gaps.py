@@ -55,18 +55,18 @@ def fill(
         return free
 
     for number, path in enumerate(paths):
-        amplitude = AMPLITUDES[path.amplitude]
+        amplitude = {t: AMPLITUDES[c] for (t, _), c in zip(path.nodes, path.amplitudes, strict=True)}  # it bleaches
         known = {t: Place(soft[t].position_um[j], placing(soft[t].score[j], world)) for t, j in path.nodes}
         for a, b in zip(known, list(known)[1:], strict=False):
             for t in range(a + 1, b):
-                accept(number, t, *weigh(maps[t], bridge(known, a, b, t, world), amplitude, world, spacing))
+                accept(number, t, *weigh(maps[t], bridge(known, a, b, t, world), amplitude[a], world, spacing))
         for outer, step in ((min(known), -1), (max(known), 1)):
             place = known[outer]
             for t in range(outer + step, outer + (BEYOND + 1) * step, step):
                 if not 0 <= t < len(maps):
                     break
                 walked = Place(place.mean, place.variance + world.slow_um**2, place.alive * (1 - np.exp(TURN)))
-                place, seen = weigh(maps[t], walked, amplitude, world, spacing)
+                place, seen = weigh(maps[t], walked, amplitude[outer], world, spacing)
                 if place.alive < LIKELY or not accept(number, t, place, seen):
                     break
     added = [np.array(some[n:]).reshape(-1, 3) for some, n in zip(taken, before, strict=True)]

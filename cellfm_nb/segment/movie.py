@@ -147,7 +147,7 @@ def learn(
     held, seen = np.zeros(len(AMPLITUDES)), 1 - np.exp(missed_scores(SOFT))
     for sign, some in ((1, paths), (-1, false)):
         for p in some:
-            held[p.amplitude] += sign * len(p.nodes) / seen[p.amplitude] / (1 + np.exp(-p.score))
+            np.add.at(held, p.amplitudes, sign / seen[p.amplitudes] / (1 + np.exp(-p.score)))
     held = np.maximum(np.convolve(np.pad(np.maximum(held, 0), 1, mode="edge"), (0.25, 0.5, 0.25), mode="valid"), 0)
     share = held + RARE * max(held.sum(), 1) / len(AMPLITUDES)
     step = typical_step([p for p in paths if p.score >= level], soft, psf, before.step_um)

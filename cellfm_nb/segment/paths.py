@@ -22,11 +22,11 @@ def drifted(value: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Path:
-    """One object's candidates: (frame, index) pairs in order of time, the path's log odds, its amplitude's index."""
+    """One object's candidates: (frame, index) pairs in order of time, the path's log odds, amplitude index of each."""
 
     nodes: list[tuple[int, int]]
     score: float
-    amplitude: int = 0
+    amplitudes: list[int]
 
 
 class PathFinder:
@@ -151,18 +151,19 @@ class PathFinder:
             t = since[n, row]
             while t >= 0:
                 c = int((value[t, row] + self.end[t]).argmax())
-                score, nodes = closed[t + 1, row], [t]
+                score, nodes, amplitudes = closed[t + 1, row], [t], [c]
                 while gap := how[t, row, c]:
                     t -= gap
                     near = [value[t, row, k] + abs(k - c) * DRIFT if 0 <= k < len(AMPLITUDES) else -np.inf
                             for k in (c - 1, c, c + 1)]
                     c += int(np.argmax(near)) - 1
                     nodes.append(t)
+                    amplitudes.append(c)
                 before = closed[t, row] if since[t, row] >= 0 else 0.0
                 frames = np.array(nodes[::-1])
                 where = route[row, frames]
                 found.append((Path([(int(a), int(self.index[a][k])) for a, k in zip(frames, where, strict=True)],
-                                   float(score - before), c), frames, where))
+                                   float(score - before), amplitudes[::-1]), frames, where))
                 t = since[t, row]
         return found
 

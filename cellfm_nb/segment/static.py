@@ -11,6 +11,7 @@ from cellfm_nb.segment.filters import expand_blocks
 
 FEW = 6                                                     # frames from which on medians over time mean something
 WIDE, LONG = 7, 11                                          # blocks of a line: a blob fills less than half
+NEAR = 5                                                    # blocks around one, where halves of a movie are compared
 FAINT = 1.0                                                 # noise a voxel: ridges brighter than this are not taken
 LINES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (0, 1, -1))
 
@@ -36,24 +37,24 @@ def static_background(coarse: Sequence[np.ndarray], block: np.ndarray, shape: Se
         return np.zeros(shape, np.float32)
     some = list(coarse)[:: max(1, len(coarse) // 24)]
     half = (len(some) // 2 - 1) | 1                         # odd: their median is one of them
-    (wide, first), (wide_later, last) = (wide_and_ridges(np.stack(part)) for part in (some[:half], some[-half:]))
+    (wide, first), (wide_later, last) = (wide_and_ridges(part) for part in (some[:half], some[-half:]))
     both = (first + last) / 2
-    power = np.maximum(uniform_filter(both**2, WIDE), 1e-12)
-    agreed = np.clip(uniform_filter(first * last, WIDE) / power, 0, 1)
+    power = np.maximum(uniform_filter(both**2, NEAR), 1e-12)
+    agreed = np.clip(uniform_filter(first * last, NEAR) / power, 0, 1)
     return expand_blocks((wide + wide_later) / 2 + agreed * both, block, shape)
 
 
-def wide_and_ridges(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def wide_and_ridges(frames: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return what is wide in the median over time, and what goes on along some line, up to `FAINT` beside it."""
-    middle = np.partition(frames, len(frames) // 2, axis=0)[len(frames) // 2]
+    middle = median(frames)
     wide = middle
     for axis in np.eye(3, dtype=int):
         wide = median_along(wide, axis, WIDE)
     ridge, apart = middle, np.full(middle.shape, np.inf, np.float32)
     for step in LINES:                                      # of the medians along lines, the one closest to the value
-        median = median_along(middle, step, LONG)
-        off = np.abs(median - middle)
-        ridge, apart = np.where(off < apart, median, ridge), np.minimum(off, apart)
+        along = median_along(middle, step, LONG)
+        off = np.abs(along - middle)
+        ridge, apart = np.where(off < apart, along, ridge), np.minimum(off, apart)
     return wide, np.clip(ridge - wide, -FAINT, FAINT)       # a blob never loses more
 
 
@@ -62,6 +63,21 @@ def median_along(volume: np.ndarray, step: Sequence[int], length: int) -> np.nda
     reach = length // 2
     padded, size = np.pad(volume, reach, mode="edge"), volume.shape
     corners = ([reach + k * d for d in step] for k in range(-reach, reach + 1))
-    line = np.stack([padded[tuple(slice(c, c + n) for c, n in zip(corner, size, strict=True))] for corner in corners])
-    line.partition(reach, axis=0)
-    return line[reach]
+    return median([padded[tuple(slice(c, c + n) for c, n in zip(corner, size, strict=True))] for corner in corners])
+
+
+def median(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the voxelwise median of an odd number of arrays.
+
+    Of one more than half of them neither the least nor the greatest can be the median: both go and the next comes in
+    (forgetful selection). Comparing whole arrays is a few times as fast as sorting the values of each voxel.
+    """
+    half = len(arrays) // 2 + 2
+    held, waiting = list(arrays[:half]), list(arrays[half:])
+    while len(held) > 2:
+        last = len(held) - 1
+        for k in (*range(last), *range(last - 2, -1, -1)):  # the greatest to the end, then the least to the front
+            held[k], held[k + 1] = np.minimum(held[k], held[k + 1]), np.maximum(held[k], held[k + 1])
+        held = held[1:-1] + waiting[:1]
+        waiting = waiting[1:]
+    return held[0]

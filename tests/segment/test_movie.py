@@ -15,7 +15,7 @@ from cellfm_nb.segment.links import AMPLITUDES, Soft, World
 from cellfm_nb.segment.movie import detect_movie
 from cellfm_nb.segment.paths import Path, PathFinder
 from cellfm_nb.segment.refit import path_priors
-from cellfm_nb.segment.static import static_background, wide_and_ridges
+from cellfm_nb.segment.static import median, static_background, wide_and_ridges
 
 UM = ["z_um", "y_um", "x_um"]
 SHAPE = (12, 48, 48)
@@ -106,6 +106,12 @@ def test_static_background_is_the_rim_and_not_the_spot():
     assert not static_background(coarse[:3], block, rim.shape).any()                  # too few frames to tell
 
 
+@pytest.mark.parametrize("n", [1, 3, 5, 7, 11])
+def test_median_of_arrays_is_that_of_numpy(n):
+    arrays = rng(n, "median").normal(size=(n, 4, 5))
+    np.testing.assert_array_equal(median(list(arrays)), np.median(arrays, axis=0))
+
+
 def test_noise_and_a_slow_spot_are_no_ridge_but_a_faint_rim_is():
     draw, shape, n = rng(0, "static"), (20, 40, 40), 24
     rim, grid = np.zeros(shape), np.moveaxis(np.indices(shape), 0, -1)
@@ -113,7 +119,7 @@ def test_noise_and_a_slow_spot_are_no_ridge_but_a_faint_rim_is():
     frames = [(draw.normal(0, 0.5, shape) + rim + 5 * np.exp(-0.5 * (((grid - [10, 8, 10 + t / 4]) / 1.2) ** 2).sum(-1))
                ).astype(np.float32) for t in range(n)]
     static = static_background(frames, np.ones(3, int), shape)
-    _, plain = wide_and_ridges(np.stack(frames))            # what no comparison of the halves would take
+    _, plain = wide_and_ridges(frames[1:])                  # what no comparison of the halves would take
     far = static[:, 30:], plain[:, 30:]
     assert far[0].std() < 0.5 * far[1].std()
     assert static[:, 20, 5:35].mean() > 0.5                 # the rim is taken
@@ -158,7 +164,7 @@ def test_a_gap_is_filled_where_the_map_holds_the_object_and_not_where_it_does_no
                 for t in range(7)]
         soft = [Soft(place[None] * (t in (2, 4)), np.array([4.5])) for t in range(7)]
         chosen = [[0] if t in (2, 4) else [] for t in range(7)]
-        filled.append(fill([Path([(2, 0), (4, 0)], 9.0, class_)], soft, chosen, maps, world, spacing)[0])
+        filled.append(fill([Path([(2, 0), (4, 0)], 9.0, [class_] * 2)], soft, chosen, maps, world, spacing)[0])
     count = np.mean([[len(f) for f in frames] for frames in filled], 0)
     assert not count[[2, 4]].any()                          # nothing beside a candidate
     assert (count[[0, 1, 3, 5, 6]] > 0.9).all() if there else (count < 0.1).all()
@@ -172,7 +178,7 @@ def test_an_object_is_not_filled_in_beside_an_accepted_one():
     place = np.array([1.5, 2.0, 2.0])
     soft = [Soft(place[None], np.array([4.5]))] * 4         # the last two candidates belong to another path
     maps = [np.full((12, 40, 40), 4.0)] * 4
-    filled, _ = fill([Path([(0, 0), (1, 0)], 9.0, 2)], soft, [[0]] * 4, maps, world, spacing)
+    filled, _ = fill([Path([(0, 0), (1, 0)], 9.0, [2] * 2)], soft, [[0]] * 4, maps, world, spacing)
     assert not any(map(len, filled))
 
 
