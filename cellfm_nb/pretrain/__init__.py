@@ -1,4 +1,4 @@
-"""Self-supervised training of the encoder: DINO, iBOT, KoLeo and denoising, with its health measured on the way."""
+"""Self-supervised training of the encoder: views agree, noise goes, dimensions differ; its health is measured."""
 
 from cellfm_nb.pretrain.crops import Crops, neighbours
 from cellfm_nb.pretrain.engine import pretrain, write_pretrained

@@ -27,7 +27,7 @@ def pretrain(crops: Any, encoder_config: EncoderConfig, settings: PretrainSettin
              seed: int = 0, device: str = "cpu", checkpoint_dir: str | Path | None = None,
              on_step: OnStep | None = None, until: int | None = None,
              probe: Probe | None = None) -> tuple[Encoder, pd.DataFrame]:
-    """Train an encoder without labels: DINO + iBOT + KoLeo with an EMA teacher, and denoising.
+    """Train an encoder without labels: DINO + iBOT + KoLeo with an EMA teacher, denoising, and less redundancy.
 
     Parameters: crops (n, z, y, x) or (n, k, z, y, x), float16 or float32, normalised (background noise of standard
     deviation 1), or a ShardLoader of such, see `Crops`; encoder_config; settings; seed; device; checkpoint_dir, where
@@ -36,9 +36,9 @@ def pretrain(crops: Any, encoder_config: EncoderConfig, settings: PretrainSettin
     another time; probe, called with the teacher's encoder every `settings.probe_every` steps, returns numbers for the
     log ({"probe_ap": ...}, such as `score.held_out.HeldOut`).
     Returns: the teacher's encoder in eval mode, and the log, one row per step: step, seconds, lr, loss, dino, ibot,
-    koleo, denoise (nan without a weight; gram, decorrelate where weighted), grad_norm, entropy_patch, entropy_cls (of
-    the targets, over log K; nan without DINO and iBOT), rankme, feature_std, dead, outliers, prototypes, cls_patch,
-    masked_spread, and what the probe says.
+    koleo, denoise, redundancy (nan without a weight; gram, decorrelate where weighted), grad_norm, entropy_patch,
+    entropy_cls (of the targets, over log K; nan without DINO and iBOT), rankme, feature_std, dead, outliers,
+    prototypes, cls_patch, masked_spread, and what the probe says.
     Every random draw depends on (seed, step, sample) alone: a run resumed from a checkpoint equals one never stopped,
     bit for bit on a CPU with the same number of threads, and several ranks (torchrun; `settings.batch` is the global
     batch) make the steps of one, to rounding.

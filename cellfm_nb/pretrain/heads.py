@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cellfm_nb.encoder import blob_filters, filter_size
-from cellfm_nb.pretrain.ranks import rank_and_world, total
+from cellfm_nb.pretrain.ranks import standardise
 
 Triple = tuple[int, int, int]
 
@@ -39,17 +39,6 @@ class PrototypeHead(nn.Module):
         rows = self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(rows)))))
         logits = F.normalize(rows, dim=-1) @ F.normalize(self.prototypes, dim=-1).T
         return logits.view(*x.shape[:-1], -1)
-
-
-def standardise(rows: Tensor) -> Tensor:
-    """Shift and scale each column of (n, D) to mean 0 and standard deviation 1 over the rows of all ranks.
-
-    A single row becomes zeros.
-    """
-    n = len(rows) * rank_and_world()[1]
-    mean = total(rows.sum(dim=0)) / n
-    variance = total((rows - mean).square().sum(dim=0)) / n
-    return (rows - mean) * (variance + 1e-5).rsqrt()
 
 
 class DenoiseHead(nn.Module):

@@ -1,4 +1,4 @@
-"""What is asked of the encoder: views agree, hidden tokens are guessed, embeddings spread, noise is removed.
+"""What is asked of the encoder: views agree, hidden tokens are guessed, embeddings and dimensions differ, noise goes.
 
 All in float32. Tensors carry the view axis first and the sample axis second, (V, B, K): a loss cannot pair the views of
 different samples, which is what the original's chunking did (7% of its pairs were right).
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cellfm_nb.pretrain.ranks import column_logsumexp, gathered, rank_and_world, total
+from cellfm_nb.pretrain.ranks import column_logsumexp, gathered, rank_and_world, standardise, total
 
 
 def cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -93,17 +93,31 @@ def position_loss(patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
     return together.square().sum() / rows.shape[-1]
 
 
+def redundancy_loss(patches: Tensor) -> Tensor:
+    """Let no dimension repeat another: the sum of the squared correlations between dimensions, over D.
+
+    Parameters: patches (V, N, D) of the backbone; correlations are those over all tokens of all views and ranks.
+    Source: the redundancy term of Barlow Twins (Zbontar et al. 2021) and of VICReg (Bardes et al. 2022), here on
+    patches as in VICRegL (Bardes et al. 2022).
+    """
+    rows = standardise(patches.float().flatten(0, -2))
+    r = total(rows.T @ rows) / (len(rows) * rank_and_world()[1])
+    return (r.square().sum() - r.diagonal().square().sum()) / r.shape[0]
+
+
 @torch.no_grad()
 def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     """Turn teacher logits (..., K) into probabilities that use all prototypes evenly (Sinkhorn-Knopp).
 
-    Works on logarithms, so no logit overflows. Source: SwAV (Caron et al. 2020), as in DINOv2.
+    The first round works on logarithms, so no logit overflows; what it leaves has no column below 1 / (n K), nor a row
+    of the next below 1 / n, so the others need none. Source: SwAV (Caron et al. 2020), as in DINOv2.
     """
     q = logits.float().flatten(0, -2) / temperature  # (n, K)
-    for _ in range(iterations):
-        q = q - column_logsumexp(q)  # every prototype the same mass, over the rows of all ranks
-        q = q - torch.logsumexp(q, dim=1, keepdim=True)  # every row a distribution
-    return q.exp().view(logits.shape)
+    q = torch.softmax(q - column_logsumexp(q), dim=1)
+    for _ in range(iterations - 1):
+        q = q / total(q.sum(dim=0, keepdim=True))  # every prototype the same mass, over the rows of all ranks
+        q = q / q.sum(dim=1, keepdim=True)  # every row a distribution
+    return q.view(logits.shape)
 
 
 @torch.no_grad()

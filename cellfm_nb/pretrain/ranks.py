@@ -76,6 +76,17 @@ def gathered(x: Tensor, dim: int = 0) -> Tensor:
     return total(torch.cat(parts, dim))  # a sum with zeros: one collective, the same backward
 
 
+def standardise(rows: Tensor) -> Tensor:
+    """Shift and scale each column of (n, D) to mean 0 and standard deviation 1 over the rows of all ranks.
+
+    A single row becomes zeros.
+    """
+    n = len(rows) * rank_and_world()[1]
+    mean = total(rows.sum(dim=0)) / n
+    variance = total((rows - mean).square().sum(dim=0)) / n
+    return (rows - mean) * (variance + 1e-5).rsqrt()
+
+
 def column_logsumexp(logits: Tensor) -> Tensor:
     """Return logsumexp over the rows (n, K) of all ranks: (1, K). No gradient."""
     if not together():

@@ -29,7 +29,7 @@ from cellfm_nb.pretrain.student_teacher import StudentTeacher
 from cellfm_nb.pretrain.views import Views, make_views
 from cellfm_nb.seeds import int_seed, rng, torch_rng
 
-LOSSES = ("dino", "ibot", "koleo", "denoise")  # always in the log; nan where they have no weight
+LOSSES = ("dino", "ibot", "koleo", "denoise", "redundancy")  # always in the log; nan where they have no weight
 
 
 class Trainer:
@@ -171,6 +171,8 @@ class Trainer:
             copy = pad_to_patches(views.targets.flatten(0, 1), self.config.patch)
             parts["denoise"] = losses.denoise_loss(self.model.denoise_head(seen.patches),
                                                    self.model.denoise_head.target(copy))
+        if s.redundancy:
+            parts["redundancy"] = losses.redundancy_loss(seen.patches)
         if anchored:
             parts["gram"] = losses.gram_loss(seen.patches, seen_before.patches)
         if s.decorrelate:

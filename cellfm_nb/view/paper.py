@@ -15,6 +15,7 @@ from cellfm_nb.view.charts import beside, cycle
 from cellfm_nb.view.style import BRIGHT, STYLE, WIDTH_IN, Picture, contrast, picture, say, scale_bar
 
 LOSS_UNITS = {"loss": "weighted sum", "dino": "nats", "ibot": "nats", "koleo": "nats", "denoise": "Huber, noises",
+              "redundancy": "squared correlations",
               "entropy_patch": "of log K", "entropy_cls": "of log K", "rankme": "directions", "masked_spread": "s.d.",
               "feature_std": "s.d."}  # what a panel of `losses` is in
 

@@ -23,7 +23,7 @@ from cellfm_nb.seeds import rng
 
 CONFIG = EncoderConfig(width=32, depth=1, heads=2)
 S = PretrainSettings(steps=6, batch=2, prototypes=16, hidden=32, bottleneck=8, global_shape=(8, 16, 16),
-                     local_shape=(4, 8, 8), n_local=1, checkpoint_every=2)
+                     local_shape=(4, 8, 8), n_local=1, checkpoint_every=2, queue=10)
 
 
 def spots(n=8, shape=(12, 24, 24)):
@@ -46,17 +46,18 @@ def test_log_and_encoder():
     seen = []
     encoder, log = pretrain(spots(), CONFIG, S, seed=1, on_step=lambda **row: seen.append(row))
     assert len(log) == len(seen) == 6 and not encoder.training
-    assert {"step", "seconds", "lr", "loss", "dino", "ibot", "koleo", "denoise", "grad_norm", "entropy_patch",
-            "entropy_cls", "rankme", "feature_std", "dead", "outliers", "prototypes", "cls_patch",
+    assert {"step", "seconds", "lr", "loss", "dino", "ibot", "koleo", "denoise", "redundancy", "grad_norm",
+            "entropy_patch", "entropy_cls", "rankme", "feature_std", "dead", "outliers", "prototypes", "cls_patch",
             "masked_spread"} <= set(log.columns)
     assert np.isfinite(log.drop(columns="masked_spread").to_numpy(float)).all()
     assert log["masked_spread"].dropna().gt(0).all()
     total = S.dino * log["dino"] + S.ibot * log["ibot"] + S.koleo * log["koleo"] + S.denoise * log["denoise"]
+    total += S.redundancy * log["redundancy"]
     np.testing.assert_allclose(log["loss"], total, rtol=1e-5)
 
 
 def test_a_loss_without_weight_is_not_computed():
-    s, calls = replace(S, dino=0.0, ibot=0.0, koleo=0.0, health_every=3), []
+    s, calls = replace(S, dino=0.0, ibot=0.0, koleo=0.0, redundancy=0.0, health_every=3), []
 
     def count(module, *_):  # a hook that returns something would replace the output
         if isinstance(module, Encoder):
@@ -64,7 +65,8 @@ def test_a_loss_without_weight_is_not_computed():
 
     with torch.nn.modules.module.register_module_forward_hook(count):
         _, log = pretrain(spots(), CONFIG, s, seed=1)
-    assert log[["dino", "ibot", "koleo", "entropy_patch", "entropy_cls", "prototypes"]].isna().all(axis=None)
+    unasked = ["dino", "ibot", "koleo", "redundancy", "entropy_patch", "entropy_cls", "prototypes"]
+    assert log[unasked].isna().all(axis=None)
     assert log[["denoise", "rankme", "feature_std"]].notna().all(axis=None)
     np.testing.assert_allclose(log["loss"], s.denoise * log["denoise"], rtol=1e-5)
     assert sum(calls) == s.steps and len(calls) - sum(calls) == 3  # the teacher looks at health's turns: 0, 3 and 5
@@ -123,7 +125,7 @@ def test_crops_fetched_by_number_teach_what_crops_in_memory_do(tmp_path):
 
 
 def test_parts_of_a_batch_equal_the_batch_where_losses_don_t_couple_samples():  # L8
-    alone = replace(S, batch=4, steps=3, dino=0.0, ibot=0.0, koleo=0.0)
+    alone = replace(S, batch=4, steps=3, dino=0.0, ibot=0.0, koleo=0.0, redundancy=0.0)
     whole, parts = (pretrain(spots(), CONFIG, replace(alone, accumulate=n), seed=1)[0] for n in (1, 4))
     largest = max(float((a - b).abs().max()) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     assert largest < 1e-5
@@ -133,13 +135,13 @@ def test_parts_of_a_batch_equal_the_batch_where_losses_don_t_couple_samples():  
 
 
 OPTIONS = {"scale": (0.9, 1.2), "pairs": "noise", "mask_foreground": 0.8, "gram": 1.0, "gram_every": 2,
-           "decorrelate": 1.0, "merged_heads": True}
+           "decorrelate": 1.0, "merged_heads": True, "queue": 0, "redundancy": 1.0}
 
 
 def test_each_option_changes_what_is_learnt():
     s = replace(S, steps=4, gram_every=2, mask_share=1.0)
     plain = pretrain(spots(), CONFIG, s, seed=1)[0]
-    for name in ("scale", "pairs", "mask_foreground", "gram", "decorrelate", "merged_heads"):
+    for name in OPTIONS.keys() - {"gram_every"}:
         encoder, log = pretrain(spots(), CONFIG, replace(s, **{name: OPTIONS[name]}), seed=1)
         assert np.isfinite(log["loss"]).all() and not same(encoder, plain), name
 
@@ -158,7 +160,8 @@ def test_options_together_and_a_resume_between_two_anchors(tmp_path):  # T2
     whole, log = pretrain(spots(), config, s, seed=1)
     assert log["gram"].isna().tolist() == [True, True, False, False, False, False]  # no anchor before the first
     assert log["gram"].dropna().gt(0).all() and log["decorrelate"].gt(0).all()
-    total = sum(getattr(s, k) * log[k].fillna(0) for k in ("dino", "ibot", "koleo", "denoise", "gram", "decorrelate"))
+    total = sum(getattr(s, k) * log[k].fillna(0) for k in
+                ("dino", "ibot", "koleo", "denoise", "redundancy", "gram", "decorrelate"))
     np.testing.assert_allclose(log["loss"], total, rtol=1e-5)
     pretrain(spots(), config, s, seed=1, checkpoint_dir=tmp_path, until=3)
     resumed, its_log = pretrain(spots(), config, s, seed=1, checkpoint_dir=tmp_path)
@@ -194,7 +197,7 @@ def test_neighbouring_frames_as_views():
 
 
 def test_drop_path_skips_for_a_sample_the_same_in_any_part():  # L8
-    alone = replace(S, batch=4, steps=2, dino=0.0, ibot=0.0, koleo=0.0)
+    alone = replace(S, batch=4, steps=2, dino=0.0, ibot=0.0, koleo=0.0, redundancy=0.0)
     config = replace(CONFIG, drop_path=0.5, depth=2)
     whole, parts = (pretrain(spots(), config, replace(alone, accumulate=n), seed=1)[0] for n in (1, 4))
     assert max(float((a - b).abs().max()) for a, b in zip(whole.parameters(), parts.parameters(), strict=True)) < 1e-5

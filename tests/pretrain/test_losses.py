@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cellfm_nb.pretrain.health import rankme
 from cellfm_nb.pretrain.losses import (
     cross_entropy,
     denoise_loss,
@@ -16,6 +17,7 @@ from cellfm_nb.pretrain.losses import (
     ibot_loss,
     koleo_loss,
     position_loss,
+    redundancy_loss,
     sinkhorn,
     view_pairs,
 )
@@ -175,6 +177,29 @@ def test_position_is_what_is_taken_out():
     ramp = torch.from_numpy(place).float().expand(5, -1, -1)  # features that are their place
     assert position_loss(ramp, grid) > 10 * position_loss(logits(5, 24)[..., :3], grid)
     assert position_loss(torch.ones(5, 24, K), grid) == pytest.approx(0, abs=1e-12)
+
+
+def test_redundancy_is_what_dimensions_say_twice():
+    x = logits(3, 50).double()
+    x = x @ logits(K, seed=1).double() + 5  # mixed, and not centred
+    table = np.corrcoef(x.numpy().reshape(-1, K), rowvar=False)
+    want = (np.square(table).sum() - K) / K
+    assert redundancy_loss(x.float()).item() == pytest.approx(want, rel=1e-3)
+    scaled = 100 * x * torch.arange(1, K + 1) - 7  # neither size nor offset is redundant
+    assert redundancy_loss(scaled.float()).item() == pytest.approx(want, rel=1e-3)
+    assert redundancy_loss(x[..., :1].float().expand(-1, -1, K)).item() == pytest.approx(K - 1, rel=1e-3)  # all one
+    apart = torch.linalg.qr(logits(150) - logits(150).mean(0))[0].view(3, 50, K)
+    assert redundancy_loss(100 * apart).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_less_redundancy_is_more_rank():
+    x = (torch.randn(1, 200, 2, generator=torch_rng(0, "few")) @ logits(2) + 0.1 * logits(1, 200)).requires_grad_()
+    before, optimiser = rankme(x[0]), torch.optim.Adam([x], lr=0.05)
+    for _ in range(60):
+        optimiser.zero_grad()
+        redundancy_loss(x).backward()
+        optimiser.step()
+    assert before < 0.5 * K < 0.9 * K < rankme(x[0].detach())
 
 
 def test_denoising_is_robust_to_one_bright_voxel():
