@@ -54,15 +54,14 @@ class Pretrain:
     dino: float = 0.1
     ibot: float = 0.3
     koleo: float = 0.01
-    redundancy: float = 0.1
-    queue: int = 512
+    redundancy: float = 0.01
     ema: float = 0.98
     teacher_temp_start: float = 0.03
     teacher_temp: float = 0.03
     probe_every: int = 80
 
 
-LONG = {"n_local": 8, "dino": 1.0, "ibot": 1.0, "koleo": 0.1, "redundancy": 0.0, "queue": 0, "ema": 0.994,
+LONG = {"n_local": 8, "dino": 1.0, "ibot": 1.0, "koleo": 0.1, "redundancy": 0.0, "ema": 0.994,
         "teacher_temp_start": 0.04, "teacher_temp": 0.07, "probe_every": 500}  # as published for long runs
 TINY = {"movie": Movie(), "curate": Curate(), "pretrain": Pretrain()}
 PROFILES: dict[str, dict[str, Any]] = {

@@ -54,7 +54,6 @@ SCHEMA = {
     "ibot": Setting("weight of the loss of hidden patches", "", 0),
     "koleo": Setting("weight of the loss that spreads descriptors", "", 0),
     "redundancy": Setting("weight of the loss that keeps dimensions from repeating each other", "", 0),
-    "queue": Setting("past answers of the teacher that prototypes are shared among", "", 0),
     "ema": Setting("how much of the teacher stays at a step", "", 0, 1),
     "teacher_temp_start": Setting("teacher's temperature at the start", "", 1e-3, 1),
     "teacher_temp": Setting("teacher's temperature after warm-up", "", 1e-3, 1),

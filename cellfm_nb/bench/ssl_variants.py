@@ -104,7 +104,7 @@ def own_pixels() -> AbstractContextManager:
     return patch.object(engine, "Trainer", MaskedAutoencoder)
 
 
-PUBLISHED = {"dino": 1.0, "ibot": 1.0, "koleo": 0.1, "denoise": 0.0, "redundancy": 0.0, "queue": 0}  # the seed's
+PUBLISHED = {"dino": 1.0, "ibot": 1.0, "koleo": 0.1, "denoise": 0.0, "redundancy": 0.0}  # the seed's
 ALIKE = {"config": {"stem": "patch"}, "settings": PUBLISHED, "change": hidden_alike}
 DIFFER = {"settings": PUBLISHED}
 
@@ -147,7 +147,6 @@ VARIANTS = {
     "iBOT alone": Variant("A15", "worse", "published losses", settings=PUBLISHED | {"dino": 0.0}),
     "denoising alone": Variant("A15", "worse", settings={"dino": 0.0, "ibot": 0.0, "koleo": 0.0, "redundancy": 0.0}),
     "redundancy off": Variant("F5", "collapses", settings={"redundancy": 0.0}),
-    "no queue": Variant("F5", "no better", settings={"queue": 0}),
     "denoising weighed up": Variant("F4", "better", settings={"denoise": 30.0}),  # its gradient is a 25th of the rest
     "KoLeo off": Variant("A16", "collapses", "published losses", settings=PUBLISHED | {"koleo": 0.0}),
     "pixels of hidden patches": Variant("A45", "worse", "denoising alone", change=own_pixels, settings={

@@ -125,7 +125,7 @@ def alarms(log: pd.DataFrame | dict, width: int) -> list[str]:
                          "the teacher may be stuck; raise teacher_temp.")
     if row["rankme"] < 0.05 * width:
         found.append(f"The features span few directions (RankMe {row['rankme']:.1f} of {width}): dimensional collapse; "
-                     "lower the learning rate, or give the denoising loss more weight.")
+                     "lower the learning rate, or give the redundancy loss more weight.")
     if row.get("dead", 0.0) > 0.02:
         found.append(f"{100 * row['dead']:.0f}% of the dimensions are dead: the learning rate may be too high, or the "
                      "weight decay; raise warmup.")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cellfm_nb.encoder import Encoder, EncoderConfig
 from cellfm_nb.pretrain.heads import DenoiseHead, PrototypeHead
 from cellfm_nb.pretrain.losses import centred, sinkhorn
-from cellfm_nb.pretrain.ranks import gathered, rank_and_world, total
+from cellfm_nb.pretrain.ranks import rank_and_world, total
 from cellfm_nb.pretrain.settings import PretrainSettings
 from cellfm_nb.seeds import torch_rng
 
@@ -32,9 +32,8 @@ class Network(nn.Module):
 
 
 class StudentTeacher(nn.Module):
-    """Hold the student, its teacher, the denoising decoder, the teacher's centres and queue, its anchor if asked for.
+    """Hold the student, its teacher, the denoising decoder, the teacher's centres, and its anchor if one is asked for.
 
-    cls_queue (Q, K): the teacher's last logits of CLS, newest first; a row of zeros is a place still empty.
     The teacher starts as a bit-wise copy of the student, never gets a gradient, and follows by `follow`.
     """
 
@@ -46,7 +45,6 @@ class StudentTeacher(nn.Module):
                                         torch_rng(seed, "denoise head"))
         self.anchor = copy.deepcopy(self.teacher.encoder) if s.gram else None
         self.centring = s.centring
-        self.register_buffer("cls_queue", torch.zeros(s.queue, s.prototypes))
         self.register_buffer("cls_centre", torch.zeros(s.prototypes))
         self.register_buffer("patch_centre", torch.zeros(s.prototypes))
 
@@ -73,22 +71,9 @@ class StudentTeacher(nn.Module):
     def targets(self, logits: Tensor, kind: str, temperature: float, momentum: float = 0.9) -> Tensor:
         """Turn teacher logits (..., K) of a kind ("cls" | "patch") into target probabilities, and update its centre."""
         if self.centring == "sinkhorn":
-            return self.queued(logits, temperature) if kind == "cls" else sinkhorn(logits, temperature)
+            return sinkhorn(logits, temperature)
         centre = self.cls_centre if kind == "cls" else self.patch_centre
         probabilities = centred(logits, centre, temperature)
         mean = total(logits.float().flatten(0, -2).mean(dim=0)) / rank_and_world()[1]
         centre.mul_(momentum).add_(mean, alpha=1 - momentum)
         return probabilities
-
-    @torch.no_grad()
-    def queued(self, logits: Tensor, temperature: float) -> Tensor:
-        """Share the prototypes out among these CLS logits (V, B, K) and the queue's, then let them join it.
-
-        Shared evenly, a prototype gives no row more than n / K: among the 8 rows of a batch of 4 none can be surer than
-        log(K / n) allows, and what a crop is told depends on which others are there. Source: SwAV (Caron et al. 2020).
-        """
-        rows = gathered(logits.float().flatten(0, -2))  # of all ranks, in each of them: a factor Sinkhorn ignores
-        known = torch.cat([rows, self.cls_queue[self.cls_queue.any(dim=1)]])
-        self.cls_queue.copy_(torch.cat([rows, self.cls_queue])[:len(self.cls_queue)])
-        n = logits[..., 0].numel()
-        return sinkhorn(known, temperature)[:len(rows)].split(n)[rank_and_world()[0]].view(logits.shape)

@@ -16,7 +16,7 @@ PAPERS: dict[str, tuple[str, ...]] = {
         "SpatialDINO: Lavaee, Jain, Scanavachi, Costa-Filho, Ingemansson, Kirchhausen, bioRxiv, "
         "doi 10.64898/2025.12.31.697247 (2026).",
         "DINO: Caron et al., ICCV (2021). iBOT: Zhou et al., ICLR (2022). DINOv2: Oquab et al., TMLR (2024).",
-        "KoLeo regulariser: Sablayrolles et al., ICLR (2019). Queue: SwAV, Caron et al., NeurIPS (2020).",
+        "KoLeo regulariser: Sablayrolles et al., ICLR (2019).",
         "Redundancy reduction: Barlow Twins, Zbontar et al., ICML (2021); VICReg, Bardes et al., ICLR (2022).",
     ),
     "repair": ("SINDER: Wang, Zhang, Salzmann, ECCV (2024).",),

@@ -23,7 +23,7 @@ from cellfm_nb.seeds import rng
 
 CONFIG = EncoderConfig(width=32, depth=1, heads=2)
 S = PretrainSettings(steps=6, batch=2, prototypes=16, hidden=32, bottleneck=8, global_shape=(8, 16, 16),
-                     local_shape=(4, 8, 8), n_local=1, checkpoint_every=2, queue=10)
+                     local_shape=(4, 8, 8), n_local=1, checkpoint_every=2)
 
 
 def spots(n=8, shape=(12, 24, 24)):
@@ -135,7 +135,7 @@ def test_parts_of_a_batch_equal_the_batch_where_losses_don_t_couple_samples():  
 
 
 OPTIONS = {"scale": (0.9, 1.2), "pairs": "noise", "mask_foreground": 0.8, "gram": 1.0, "gram_every": 2,
-           "decorrelate": 1.0, "merged_heads": True, "queue": 0, "redundancy": 1.0}
+           "decorrelate": 1.0, "merged_heads": True, "redundancy": 1.0}
 
 
 def test_each_option_changes_what_is_learnt():

@@ -128,35 +128,14 @@ def test_centring_moves_with_the_teacher():
     assert last.mean(0)[3] < first.mean(0)[3] and (m.cls_centre == 0).all()
 
 
-def test_the_queue_shares_prototypes_among_all_it_holds():
-    m, told = model(queue=20), []
-    batches = torch.randn(6, 2, 4, 16, generator=torch_rng(0, "cls"))  # six steps of 2 views, 4 samples, K = 16
-    for z in batches:
-        told.append(m.targets(z, "cls", 0.1))
-    rows = batches.flip(0).reshape(-1, 16)  # newest first: the last batch, the queue as it then was (8, 8 and 4 rows)
-    torch.testing.assert_close(told[-1], sinkhorn(rows[:28], 0.1)[:8].view(2, 4, 16))
-    torch.testing.assert_close(told[0], sinkhorn(batches[0], 0.1))  # nothing in the queue yet
-    torch.testing.assert_close(m.cls_queue, rows[:20])
-    before = m.cls_queue.clone()
-    torch.testing.assert_close(m.targets(batches[0], "patch", 0.1), sinkhorn(batches[0], 0.1))  # CLS alone
-    assert torch.equal(m.cls_queue, before)
-
-
-def test_a_small_batch_alone_has_vague_targets_and_a_queue_sharpens_them():
+def test_a_small_batch_has_vague_targets_whatever_is_in_it():
     """Sinkhorn, run to its end, gives no row more than n / K of a prototype: its entropy is at least log(K / n)."""
-    z = torch.randn(100, 2, 2, 64, generator=torch_rng(0, "small"))  # K = 64, n = 4
-    alone, queued = model(prototypes=64, queue=0), model(prototypes=64, queue=256)
-    vague, sharp = (torch.stack([m.targets(step, "cls", 0.02) for step in z])[-20:] for m in (alone, queued))
-    bound = np.log(64 / 4) / np.log(64)
-    assert entropy_ratio(vague) > bound > 2 * entropy_ratio(sharp)
-    others = z[-1].clone()
-    others[:, 1] = -z[-1, :, 1]  # another sample beside the first: with a queue it hardly matters to it
-    moved = [float((m.targets(z[-1], "cls", 0.02) - m.targets(others, "cls", 0.02))[:, 0].abs().sum(-1).mean())
-             for m in (alone, queued)]
-    assert moved[1] < 0.2 * moved[0]
+    z, bound = torch.randn(100, 4, 64, generator=torch_rng(0, "small")), np.log(64 / 4) / np.log(64)  # K = 64, n = 4
+    assert all(entropy_ratio(sinkhorn(rows, 0.02, iterations=100)) > bound - 1e-6 for rows in z)
+    assert entropy_ratio(sinkhorn(z, 0.02)) < bound / 2  # 400 rows can be sure
 
 
-@pytest.mark.parametrize("bad", [{"centring": "none"}, {"queue": -1}, {"redundancy": -0.1},
+@pytest.mark.parametrize("bad", [{"centring": "none"}, {"redundancy": -0.1},
                                  {"steps": 0}, {"local_shape": (32, 16, 16)}, {"noise": (0, 1)}])
 def test_bad_settings_are_refused(bad):
     with pytest.raises(InputError):
