@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 Triple = tuple[int, int, int]
 SIGMAS_UM = (0.1, 0.16, 0.25, 0.4)
-ROWS = 48  # responses of a band at a time: the more, the more of the band is zeros
+ROWS = 96  # responses of a band at a time: the more, the more of the band is zeros; the fewer, the more is copied
 
 
 class SeparableFilters(nn.Module):

@@ -152,7 +152,7 @@ def plan(shape: tuple[int, int, int], config: Any, device: str | torch.device | 
     apart = tiles * config.depth * (4.0 * tile * tile * d + 24.0 * tile * d * d)
 
     # a voxel costs a stem of filters the time of so many operations of attention (measured on a CPU)
-    stem = prod(shape) * (14_000 if config.stem != "patch" else 4 * d) / speed
+    stem = prod(shape) * (10_000 if config.stem != "patch" else 4 * d) / speed
 
     rows = n * d * (4 + 2 * wide)  # bytes of the three stores
     saliency = 2 * 4 * heads * n

@@ -55,7 +55,7 @@ def blobs():
     return made
 
 
-@pytest.mark.parametrize("rows", [3, 48])
+@pytest.mark.parametrize("rows", [3, 96])
 @pytest.mark.parametrize("shape", [(9, 14, 20), (1, 1, 1), (12, 7, 31)])
 @pytest.mark.parametrize("beyond", [(0, 0, 0), (2, 3, 3), (5, 6, 7)])
 def test_products_give_what_dense_kernels_give(blobs, rows, shape, beyond, monkeypatch):
@@ -73,7 +73,7 @@ def test_products_give_what_dense_kernels_give(blobs, rows, shape, beyond, monke
     torch.testing.assert_close(dense(x, beyond), want, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("rows", [3, 48])
+@pytest.mark.parametrize("rows", [3, 96])
 def test_responses_that_lack_a_voxel_can_be_left_out(blobs, rows, monkeypatch):
     monkeypatch.setattr(filters, "ROWS", rows)
     x = torch.randn(1, 1, 9, 14, 20, generator=torch_rng(0, "voxels"), dtype=torch.float64)
@@ -81,7 +81,7 @@ def test_responses_that_lack_a_voxel_can_be_left_out(blobs, rows, monkeypatch):
     torch.testing.assert_close(blobs(x, lost), blobs(x)[:, :, 2:-2, 4:-4, 4:-4])
 
 
-@pytest.mark.parametrize("rows", [3, 48])
+@pytest.mark.parametrize("rows", [3, 96])
 def test_gradients_are_those_of_finite_differences(rows, monkeypatch):
     monkeypatch.setattr(filters, "ROWS", rows)
     small = SeparableFilters(3, (3, 5, 3), scales=2).double()
