@@ -41,6 +41,10 @@ def run(args: argparse.Namespace) -> int:
     movies = args.movie or [None]
     if not args.movie and args.workspace:  # go on with the movie it has
         movies = [recorded_movie(args.workspace)]
+    said = [f"--{name}" for name in ("spacing", "dt", "axes", "frames") if getattr(args, name)]
+    if said and movies == [None]:
+        raise InputError(f"{' and '.join(said)} without a movie.", got="no --movie", expected="--movie PATH",
+                         do="The simulated movie is changed by --set, such as --set n_frames=10.")
     if args.workspace and len(movies) > 1:
         raise InputError("One workspace can't hold several movies.", got=f"{len(movies)} movies and --workspace",
                          expected="one movie per folder", do="Leave --workspace out: each gets runs/<its name>.")

@@ -96,6 +96,7 @@ def test_bad_movies_are_refused_before_anything_is_written(bench, capsys, make, 
     (["--spacing", "a,b,c"], "spacing"),
     (["--spacing=-1,0.1,0.1"], "spacing"),
     (["--dt", "soon"], "--dt"),
+    (["--frames", "0:3", "--dt", "2"], "--dt and --frames without a movie"),
     (["--workspace", "file/run"], "can't be written"),
 ], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_bad_options_are_refused(bench, capsys, options, says):
