@@ -250,6 +250,7 @@ class Viewer:
 
     def settle(self):
         """Wait until all blocks have come and are drawn, and two pictures in a row are the same."""
+        self.place.scroll_into_view_if_needed()  # out of sight it rests, and what loads above may have moved it there
         self.frame.wait_for_function("() => viewer.display.isReady()", timeout=180_000, polling=200)
         self.seen = None
         for _ in range(40):
