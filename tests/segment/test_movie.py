@@ -133,9 +133,8 @@ def test_dark_marks_that_stay_hide_no_object():
     spots = [np.exp(-0.5 * (((grid - p) / psf) ** 2).sum(-1)) for p in place]
     bright, dark = sum(spots[::2]), sum(spots[1::2])
     frames = [(8 * (bright - dark) + draw.normal(size=shape)).astype(np.float32) for _ in range(8)]
-    pairs = ((table[UM].to_numpy(), np.array(place[::2])) for table in detect_movie(frames, um, psf))
-    score = score_detection(pairs, FWHM * np.array(psf))
-    assert score.recall > 0.95 and score.precision > 0.5    # the marks' bright surrounds may be taken for more
+    # the marks' bright surrounds may be taken for objects: .85 over six draws, .90 when every ridge was taken away
+    assert f1(list(detect_movie(frames, um, psf)), [np.array(place[::2])] * 8, psf) > 0.8
 
 
 def test_a_path_does_not_bridge_two_objects_by_clutter():
